@@ -1,0 +1,88 @@
+// How fast the page finder goes over synthetic streams, in GB/s of stream, by chunk size: node bench/page-finder.ts [SECONDS]
+// Chunks are slices of a stream in memory that is larger than the caches; page contents are never touched, so the figures are an
+// upper bound for a pipeline, and what counts is the cost per page.
+import { MainChannelFinder } from '../sidecar/stream/main-channel.ts';
+import { MultifdChannelFinder } from '../sidecar/stream/multifd-channel.ts';
+import type { ChannelFinder, PageSink } from '../sidecar/stream/page-sink.ts';
+import { RamBlocks } from '../sidecar/stream/ram-blocks.ts';
+import { generateMigration } from '../sidecar/stream/test-streams.ts';
+
+const seconds = Number(process.argv[2] ?? '1');
+if (!(seconds > 0)) throw new Error('usage: node bench/page-finder.ts [SECONDS for each line, more than 0]');
+
+const CHUNK_BYTES = [4 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024];
+
+/** Reads every page number, as an index would. */
+class CountingSink implements PageSink {
+  pagesSeen = 0;
+  sum = 0;
+
+  ramBlocks(): void {}
+
+  pages(streamOffset: number, _ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+    this.pagesSeen += count;
+    for (let i = 0; i < count; i++) this.sum = (this.sum + streamOffset + pageNumbers[i]!) | 0;
+  }
+
+  zeroPages(_ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+    this.pagesSeen += count;
+    for (let i = 0; i < count; i++) this.sum = (this.sum + pageNumbers[i]!) | 0;
+  }
+
+  unknownPages(): void {}
+  compression(): void {}
+  boundary(): void {}
+  postcopyAnnounced(): void {}
+  postcopyStarted(): void {}
+  opaque(): void {}
+}
+
+function measure(name: string, stream: Uint8Array, make: (sink: PageSink) => ChannelFinder): void {
+  for (const chunkBytes of CHUNK_BYTES) {
+    const chunks: Uint8Array[] = [];
+    for (let at = 0; at < stream.length; at += chunkBytes) chunks.push(stream.subarray(at, at + chunkBytes));
+    const sink = new CountingSink();
+    const run = () => {
+      const finder = make(sink);
+      for (const chunk of chunks) finder.push(chunk);
+    };
+    for (let i = 0; i < 5; i++) run(); // until compiled
+    sink.pagesSeen = 0;
+    let runs = 0;
+    const start = process.hrtime.bigint();
+    let elapsed = 0;
+    while (elapsed < seconds) {
+      run();
+      runs++;
+      elapsed = Number(process.hrtime.bigint() - start) / 1e9;
+    }
+    const rate = (runs * stream.length) / elapsed / 1e9;
+    const perPage = (elapsed / sink.pagesSeen) * 1e9;
+    const chunk = `${chunkBytes / 1024} KiB`.padStart(8);
+    console.log(
+      `${name.padEnd(34)} chunks of ${chunk}: ${rate.toFixed(1).padStart(7)} GB/s, ${perPage.toFixed(1).padStart(6)} ns a page`,
+    );
+  }
+}
+
+const ramBlocks = [{ name: 'pc.ram', pageCount: 32 * 1024 }];
+const dense = (_block: string, page: number, _round: number, out: Uint8Array) => {
+  out.fill(1 + (page & 0x7f));
+  return true;
+};
+const shape = { ramBlocks, rounds: 1, pagesPerSection: 4096 };
+
+const main = generateMigration({ ...shape, content: dense }).main;
+measure('main channel, 4 KiB records', main, (sink) => new MainChannelFinder(sink, new RamBlocks()));
+
+const zero = generateMigration({ ...shape, content: () => false }).main;
+measure('main channel, zero records', zero, (sink) => new MainChannelFinder(sink, new RamBlocks()));
+
+const listed = () => {
+  const blocks = new RamBlocks();
+  for (const { name, pageCount } of ramBlocks) blocks.declare(name, pageCount);
+  blocks.finishList();
+  return blocks;
+};
+const multifd = generateMigration({ ...shape, content: dense, channels: 1 }).multifd[0]!;
+measure('multifd channel, normal pages', multifd, (sink) => new MultifdChannelFinder(sink, listed()));

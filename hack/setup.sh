@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Installs what the named parts of the project need on a Debian machine, as root, and is quick when it is there.
+#   node   Node and the npm packages
+#   lab    Debian packages, roots, guest image and Go programs of the lab
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p .cache
+
+say() { printf 'setup: %s\n' "$*"; }
+
+# Installs Debian packages whose command is missing: pairs "command package".
+debian() {
+  local missing=()
+  while [ $# -gt 0 ]; do
+    command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+    shift 2
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  say "installing Debian packages: ${missing[*]}"
+  if [ "$(id -u)" != 0 ]; then
+    echo "setup: installing packages needs root; run as root or install: ${missing[*]}" >&2
+    exit 1
+  fi
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >.cache/apt.log 2>&1 ||
+    { tail -20 .cache/apt.log >&2; exit 1; }
+}
+
+part_node() {
+  debian npm npm git git
+  local stamp=node_modules/.nasmig-lock
+  if ! cmp -s package-lock.json "$stamp" || [ ! -x node_modules/.bin/node ]; then
+    say "installing npm packages and Node $(sed -n 's/.*"node": "\([0-9.]*\)".*/\1/p' package.json)"
+    # `npm install`, not `npm ci`: npm refuses lock files that list another platform's optional binaries without a version.
+    npm install --no-audit --no-fund --loglevel=error >.cache/npm.log 2>&1 || { tail -20 .cache/npm.log >&2; exit 1; }
+    cp package-lock.json "$stamp"
+  fi
+}
+
+part_lab() {
+  debian mmdebstrap mmdebstrap ip iproute2 nsenter util-linux mke2fs e2fsprogs cpio cpio ethtool ethtool zstd zstd xz xz-utils
+  command -v go >/dev/null 2>&1 || debian go golang-go
+  part_node
+  node test/lab/prepare.ts
+}
+
+for part in "$@"; do
+  case "$part" in
+    node) part_node ;;
+    lab) part_lab ;;
+    *) echo "setup: unknown part '$part' (node, lab)" >&2; exit 2 ;;
+  esac
+done

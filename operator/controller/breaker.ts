@@ -1,0 +1,47 @@
+// After an armed attempt failed, the VM's next attempt is plain: for an hour, doubling with each failure in a row, cleared by a
+// success. Three such failures in the cluster within an hour: nothing is armed. Told from the finished NasAwareMigrations
+// themselves, so that it survives restarts; such objects are kept long enough for it. Pure.
+export interface Attempt {
+  namespace: string;
+  vmiName: string;
+  /** When it was over. */
+  endMs: number;
+  /** Armed and gone wrong, or armed and gone well. Plain ones are no attempts. */
+  outcome: 'failed' | 'accelerated';
+}
+
+const HOUR_MS = 3_600_000;
+/** The doubling ends here: a VM gets its next chance at the latest after a day. */
+const MAX_OPEN_MS = 24 * HOUR_MS;
+const CLUSTER_FAILURES = 3;
+
+/** How long a failed attempt must be kept as an object, for the breaker to see it. */
+export const ATTEMPT_MEMORY_MS = MAX_OPEN_MS;
+
+export type BreakerState = { reason: 'BreakerOpen' | 'ClusterBreakerOpen'; detail: string } | undefined;
+
+/** `attempts` of the whole cluster, in any order. */
+export function breakerFor(
+  vm: { namespace: string; vmiName: string },
+  attempts: readonly Attempt[],
+  nowMs: number,
+): BreakerState {
+  const recent = attempts.filter(({ outcome, endMs }) => outcome === 'failed' && nowMs - endMs < HOUR_MS);
+  if (recent.length >= CLUSTER_FAILURES) {
+    return { reason: 'ClusterBreakerOpen', detail: `${recent.length} failed attempts in the last hour` };
+  }
+  const own = attempts
+    .filter(({ namespace, vmiName }) => namespace === vm.namespace && vmiName === vm.vmiName)
+    .sort((a, b) => b.endMs - a.endMs);
+  const lastSuccess = own.findIndex(({ outcome }) => outcome === 'accelerated');
+  const failures = lastSuccess === -1 ? own : own.slice(0, lastSuccess);
+  const [last] = failures;
+  if (last === undefined) return undefined;
+  const openMs = Math.min(MAX_OPEN_MS, HOUR_MS * 2 ** Math.min(failures.length - 1, 10));
+  const until = last.endMs + openMs;
+  if (nowMs >= until) return undefined;
+  return {
+    reason: 'BreakerOpen',
+    detail: `until ${new Date(until).toISOString()}, failures in a row: ${failures.length}`,
+  };
+}

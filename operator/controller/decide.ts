@@ -1,0 +1,512 @@
+// What to do about one NasAwareMigration, as a pure function: snapshot in, wanted status and effects out. Called again after
+// every change and after every restart, it must come to the same end from any state: nothing is remembered but in the
+// objects. Order of effects is order of execution; the status is written first, so that what was decided is known before
+// it happens. The phases are those of the CRD.
+import { DEFAULT_DOWNTIME_LIMIT_MS } from '../../control/limits.ts';
+import { describeReason, type Reason } from '../../control/reasons.ts';
+import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import type { CoordinationOrder } from '../hub/coordinator.ts';
+import { isFinal, type Vmim } from '../kubevirt/objects.ts';
+import { parseDurationMs, parseQuantity } from '../kubevirt/quantities.ts';
+import { ATTEMPT_MEMORY_MS } from './breaker.ts';
+import { type ConditionChange, withConditions } from './conditions.ts';
+import { configurationProblem, type NotAccelerated, notAccelerated, refusal } from './eligibility.ts';
+import { progressOf, resultOf } from './record.ts';
+import { effectiveAcceleration, type Snapshot } from './snapshot.ts';
+
+export type Effect =
+  | { type: 'addFinalizer' }
+  | { type: 'removeFinalizer' }
+  | { type: 'createMigration'; name: string }
+  /** Deletes the VirtualMachineInstanceMigration, which cancels it. */
+  | { type: 'deleteMigration'; name: string; uid: string }
+  | { type: 'coordinate'; order: CoordinationOrder }
+  | { type: 'giveUp'; migrationUid: string; reason: Reason; detail: string }
+  /** The result is in the status that was just written: sidecars may forget it. */
+  | { type: 'recorded'; migrationUid: string }
+  | { type: 'deleteSelf' }
+  | { type: 'event'; severity: 'Normal' | 'Warning'; reason: string; message: string };
+
+export interface Decision {
+  /** Undefined: leave the status as it is. */
+  status: NasAwareMigrationStatus | undefined;
+  effects: Effect[];
+  requeueAfterMs?: number;
+}
+
+/** After KubeVirt's migration ended, sidecars get this long to tell their results. */
+const RESULT_WAIT_MS = 5000;
+/** With Required and no prepareTimeout, a sidecar that is still connecting is waited for this long. */
+const DEFAULT_REQUIRED_WAIT_MS = 15_000;
+/** A cache that has not seen yet what made this object: an adopted migration is looked for this long. */
+const ADOPTION_GRACE_MS = 10_000;
+const CANCEL_RECHECK_MS = 5000;
+/** Names of KubeVirt's migrations end up in labels and annotations; 63 is the limit of a label. */
+const MAX_MIGRATION_NAME_LENGTH = 63;
+
+export function decide(snapshot: Snapshot): Decision {
+  const { migration } = snapshot;
+  if (migration.deleting) return decideDeletion(snapshot);
+  if (isFinished(migration.status)) return decideFinished(snapshot);
+  const decision =
+    snapshot.vmim === undefined ? decideStart(snapshot) : decideRunning(snapshot, snapshot.vmim);
+  if (!migration.hasFinalizer && !decision.effects.some(({ type }) => type === 'removeFinalizer')) {
+    decision.effects.unshift({ type: 'addFinalizer' });
+  }
+  return decision;
+}
+
+export function isFinished(status: NasAwareMigrationStatus): boolean {
+  return status.phase === 'Succeeded' || status.phase === 'Failed' || status.phase === 'Cancelled';
+}
+
+/** The KubeVirt migration's name: always the same for one object, so that it is never made twice. */
+export function migrationNameFor(migration: { name: string; uid: string }): string {
+  const suffix = `-${migration.uid.slice(0, 8)}`;
+  return (
+    migration.name.slice(0, MAX_MIGRATION_NAME_LENGTH - suffix.length).replace(/[^a-z0-9]+$/, '') + suffix
+  );
+}
+
+function decideDeletion(snapshot: Snapshot): Decision {
+  const { migration, vmim } = snapshot;
+  if (!migration.hasFinalizer) return { status: undefined, effects: forget(snapshot) };
+  // A record of somebody else's migration is only a record: deleting it stops the acceleration, not a node drain.
+  const cancels = vmim !== undefined && !isFinal(vmim) && !migration.adopted;
+  if (!cancels) {
+    const effects: Effect[] =
+      vmim === undefined ? [] : [stop(vmim, 'Cancelled', 'the NasAwareMigration was deleted')];
+    return { status: undefined, effects: [...effects, ...forget(snapshot), { type: 'removeFinalizer' }] };
+  }
+  const effects: Effect[] = [stop(vmim, 'Cancelled', 'the NasAwareMigration was deleted')];
+  if (vmim.metadata.deletionTimestamp === undefined) {
+    effects.push(
+      { type: 'deleteMigration', name: vmim.metadata.name, uid: vmim.metadata.uid },
+      {
+        type: 'event',
+        severity: 'Normal',
+        reason: 'Cancelling',
+        message: `cancelling ${vmim.metadata.name}`,
+      },
+    );
+  }
+  return { status: undefined, effects, requeueAfterMs: CANCEL_RECHECK_MS };
+}
+
+function decideFinished(snapshot: Snapshot): Decision {
+  const { migration, policy, nowMs } = snapshot;
+  const effects = forget(snapshot);
+  if (migration.hasFinalizer) effects.push({ type: 'removeFinalizer' });
+  const ttlMs = parseDurationMs(migration.spec.ttlAfterFinished ?? policy?.spec.defaults?.ttlAfterFinished);
+  if (ttlMs === undefined) return { status: undefined, effects };
+  const keepMs =
+    migration.status.result?.attempt === 'FailedWhileArmed' ? Math.max(ttlMs, ATTEMPT_MEMORY_MS) : ttlMs;
+  const leftMs = Date.parse(migration.status.completionTime ?? '') + keepMs - nowMs;
+  if (Number.isNaN(leftMs) || leftMs <= 0)
+    return { status: undefined, effects: [...effects, { type: 'deleteSelf' }] };
+  return { status: undefined, effects, requeueAfterMs: leftMs };
+}
+
+/** No KubeVirt migration yet, or not any longer. */
+function decideStart(snapshot: Snapshot): Decision {
+  const { migration, vmi, others, nowMs } = snapshot;
+  if (migration.status.migration?.uid !== undefined) {
+    return finish(snapshot, 'Cancelled', {
+      reason: 'MigrationDeleted',
+      message: `${migration.status.migration.name} was deleted; make another NasAwareMigration to migrate the VM`,
+    });
+  }
+  if (migration.spec.migrationName !== undefined) {
+    const leftMs = migration.creationMs + ADOPTION_GRACE_MS - nowMs;
+    if (leftMs > 0) return { status: undefined, effects: [], requeueAfterMs: Math.min(leftMs, 1000) };
+    return finish(snapshot, 'Failed', {
+      reason: 'MigrationNotFound',
+      message: `there is no VirtualMachineInstanceMigration ${migration.spec.migrationName} in this namespace; check spec.migrationName`,
+    });
+  }
+  const refused = refusal(migration.spec.vmiName, vmi, others);
+  if (refused !== undefined || vmi === undefined) {
+    return finish(
+      snapshot,
+      'Failed',
+      refused ?? { reason: 'VirtualMachineInstanceNotFound', message: 'no such VMI' },
+    );
+  }
+  const acceleration = effectiveAcceleration(snapshot);
+  const problem = notAccelerated(factsOf(snapshot)) ?? sourceProblem(snapshot);
+  const waitMs = problem === undefined || isPassing(problem) ? preparationLeftMs(snapshot) : 0;
+  if (waitMs > 0) {
+    const message = problem?.message ?? 'the index is being built';
+    const status = statusWith(snapshot, 'Preparing', [
+      { type: 'Accelerated', status: 'Unknown', reason: 'Preparing', message },
+      { type: 'Complete', status: 'False', reason: 'Preparing', message },
+    ]);
+    return { status, effects: [], requeueAfterMs: Math.min(waitMs, 2000) };
+  }
+  if (problem !== undefined && acceleration === 'Required') {
+    return finish(snapshot, 'Failed', {
+      reason: problem.reason,
+      message: `not started, because it is Required: ${problem.message}`,
+    });
+  }
+  const name = migrationNameFor(migration);
+  const status = statusWith(snapshot, 'Preparing', [
+    accelerationCondition(snapshot, problem),
+    { type: 'Complete', status: 'False', reason: 'MigrationCreated', message: `${name} moves the VM` },
+  ]);
+  status.migration = { name };
+  return {
+    status,
+    effects: [
+      { type: 'createMigration', name },
+      { type: 'event', severity: 'Normal', reason: 'MigrationCreated', message: `${name} moves the VM` },
+      ...(problem === undefined || acceleration === 'Disabled'
+        ? []
+        : [
+            {
+              type: 'event' as const,
+              severity: 'Warning' as const,
+              reason: problem.reason,
+              message: `plain migration: ${problem.message}`,
+            },
+          ]),
+    ],
+  };
+}
+
+function decideRunning(snapshot: Snapshot, vmim: Vmim): Decision {
+  const { migration, vmi, coordination } = snapshot;
+  if (vmim.spec.vmiName !== migration.spec.vmiName) {
+    return finish(snapshot, 'Failed', {
+      reason: 'MigrationOfOtherVirtualMachineInstance',
+      message: `${vmim.metadata.name} moves ${vmim.spec.vmiName ?? 'nothing'}, not ${migration.spec.vmiName}; check spec.vmiName`,
+    });
+  }
+  if (isFinal(vmim)) return decideEnd(snapshot, vmim);
+  const configuration =
+    vmi?.status.migrationState?.migrationUid === vmim.metadata.uid
+      ? vmi.status.migrationState.migrationConfiguration
+      : undefined;
+  const go = coordination?.go === true;
+  const problem =
+    go || vmi === undefined
+      ? undefined
+      : (notAccelerated(factsOf(snapshot)) ??
+        configurationProblem(configuration) ??
+        sourceProblem(snapshot, true) ??
+        targetProblem(snapshot) ??
+        coordinationProblem(snapshot));
+  const effects: Effect[] = [];
+  if (problem !== undefined) {
+    if (coordination !== undefined && coordination.reason === undefined)
+      effects.push(stop(vmim, problem.reason, problem.message));
+  } else if (!go || coordination !== undefined) {
+    const order =
+      configuration === undefined ? undefined : orderOf(snapshot, vmim, configuration.maxDowntimeMs);
+    if (order !== undefined) effects.push({ type: 'coordinate', order });
+  }
+  const moving = vmim.status.phase === 'Running';
+  const acceleration = effectiveAcceleration(snapshot);
+  if (
+    problem !== undefined &&
+    acceleration === 'Required' &&
+    !moving &&
+    !migration.adopted &&
+    vmim.metadata.deletionTimestamp === undefined
+  ) {
+    effects.push(
+      { type: 'deleteMigration', name: vmim.metadata.name, uid: vmim.metadata.uid },
+      {
+        type: 'event',
+        severity: 'Warning',
+        reason: problem.reason,
+        message: `cancelling, because acceleration is Required: ${problem.message}`,
+      },
+    );
+  }
+  const accelerated = accelerationCondition(snapshot, problem);
+  const status = statusWith(snapshot, moving ? 'Migrating' : 'Preparing', [
+    accelerated,
+    {
+      type: 'Complete',
+      status: 'False',
+      reason: moving ? 'Migrating' : 'Preparing',
+      message: `${vmim.metadata.name} is ${vmim.status.phase ?? 'Pending'}`,
+    },
+  ]);
+  const before = migration.status.conditions?.find(({ type }) => type === 'Accelerated');
+  if (accelerated.status === 'True' && before?.status !== 'True') {
+    effects.push({ type: 'event', severity: 'Normal', reason: 'Accelerated', message: accelerated.message });
+  } else if (accelerated.status === 'False' && before?.status !== 'False' && acceleration !== 'Disabled') {
+    effects.push({
+      type: 'event',
+      severity: 'Warning',
+      reason: accelerated.reason,
+      message: `plain migration: ${accelerated.message}`,
+    });
+  }
+  return { status, effects };
+}
+
+/** KubeVirt's migration is over. */
+function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
+  const { coordination, nowMs, migration, vmi } = snapshot;
+  const order = orderOf(snapshot, vmim, undefined);
+  // After a restart the results come with the sidecars' reconnects; without a coordination they have nowhere to go.
+  const wasArmed =
+    migration.status.conditions?.some(({ type, status }) => type === 'Accelerated' && status !== 'False') ===
+    true;
+  const expected =
+    (coordination?.go === true &&
+      (coordination.results.source === undefined || coordination.results.target === undefined)) ||
+    (coordination === undefined && wasArmed && order !== undefined);
+  const endMs = Date.parse(vmi?.status.migrationState?.endTimestamp ?? '') || firstSeenEnd(snapshot);
+  const leftMs = endMs + RESULT_WAIT_MS - nowMs;
+  if (expected && leftMs > 0) {
+    const status = statusWith(snapshot, migration.status.phase ?? 'Migrating', [
+      {
+        type: 'Complete',
+        status: 'False',
+        reason: 'CollectingResults',
+        message: `${vmim.metadata.name} is ${vmim.status.phase}`,
+      },
+    ]);
+    const effects: Effect[] =
+      coordination === undefined && order !== undefined ? [{ type: 'coordinate', order }] : [];
+    return { status, effects, requeueAfterMs: Math.min(leftMs, 1000) };
+  }
+  if (vmim.status.phase === 'Succeeded') {
+    return finish(snapshot, 'Succeeded', {
+      reason: 'Migrated',
+      message: `the VM runs on ${snapshot.targetPod?.node ?? vmi?.status.migrationState?.targetNode ?? 'its target'}`,
+    });
+  }
+  const why =
+    vmi?.status.migrationState?.migrationUid === vmim.metadata.uid
+      ? vmi.status.migrationState.failureReason
+      : undefined;
+  if (
+    vmim.metadata.deletionTimestamp !== undefined ||
+    vmim.status.conditions.some(({ type, status }) => type === 'migrationAbortRequested' && status === 'True')
+  ) {
+    return finish(snapshot, 'Cancelled', {
+      reason: 'Cancelled',
+      message: `${vmim.metadata.name} was cancelled; the VM runs on its source`,
+    });
+  }
+  return finish(snapshot, 'Failed', {
+    reason: 'MigrationFailed',
+    message: `${vmim.metadata.name} failed: ${why ?? 'see its events'}; the VM runs on its source`,
+  });
+}
+
+function firstSeenEnd({ migration, nowMs }: Snapshot): number {
+  const complete = migration.status.conditions?.find(({ type }) => type === 'Complete');
+  // The condition's status is False all along, so its time tells nothing; a minute after the last progress ends the wait.
+  const lastSign = migration.status.progress?.updateTime ?? complete?.lastTransitionTime;
+  return lastSign !== undefined && nowMs - Date.parse(lastSign) > 60_000 ? 0 : nowMs - 1;
+}
+
+function finish(
+  snapshot: Snapshot,
+  phase: 'Succeeded' | 'Failed' | 'Cancelled',
+  outcome: { reason: string; message: string },
+): Decision {
+  const { migration, nowMs } = snapshot;
+  const result = resultOf(snapshot, phase, outcome);
+  const accelerated = result.accelerated;
+  const status = statusWith(snapshot, phase, [
+    {
+      type: 'Accelerated',
+      status: accelerated ? 'True' : 'False',
+      reason: accelerated ? 'Framed' : (result.reason ?? outcome.reason),
+      message: accelerated ? 'pages came from the NAS' : (result.message ?? outcome.message),
+    },
+    { type: 'Complete', status: 'True', reason: outcome.reason, message: outcome.message },
+  ]);
+  status.result = result;
+  status.completionTime = instant(nowMs);
+  if (phase === 'Succeeded' && status.progress !== undefined)
+    status.progress = { ...status.progress, percent: 100 };
+  const effects: Effect[] = [
+    {
+      type: 'event',
+      severity: phase === 'Failed' ? 'Warning' : 'Normal',
+      reason: phase,
+      message: outcome.message,
+    },
+    ...forget(snapshot),
+  ];
+  if (migration.hasFinalizer) effects.push({ type: 'removeFinalizer' });
+  return { status, effects };
+}
+
+function statusWith(
+  snapshot: Snapshot,
+  phase: NonNullable<NasAwareMigrationStatus['phase']>,
+  changes: ConditionChange[],
+): NasAwareMigrationStatus {
+  const { migration, vmi, vmim, policy, sourcePod, targetPod, nowMs } = snapshot;
+  const before = migration.status;
+  const place = (pod: Snapshot['sourcePod'], node: string | undefined) => ({
+    ...(pod === undefined ? {} : { pod: pod.name, podUID: pod.uid }),
+    ...(node === undefined ? {} : { node }),
+  });
+  const state =
+    vmim !== undefined && vmi?.status.migrationState?.migrationUid === vmim.metadata.uid
+      ? vmi.status.migrationState
+      : undefined;
+  const status: NasAwareMigrationStatus = {
+    ...before,
+    observedGeneration: migration.generation,
+    phase,
+    acceleration: effectiveAcceleration(snapshot),
+    conditions: withConditions(before.conditions ?? [], changes, migration.generation, nowMs),
+  };
+  if (policy !== undefined) status.policyName = policy.name;
+  if (vmi !== undefined) status.vmiUID = vmi.metadata.uid;
+  if (vmim !== undefined) {
+    status.migration = {
+      name: vmim.metadata.name,
+      uid: vmim.metadata.uid,
+      phase: vmim.status.phase ?? 'Pending',
+    };
+    status.startTime ??= instant(Date.parse(vmim.metadata.creationTimestamp ?? '') || nowMs);
+  }
+  // What was seen while it ran stays when KubeVirt overwrites it or the pods are gone.
+  if (sourcePod !== undefined || state?.sourceNode !== undefined) {
+    status.source = { ...before.source, ...place(sourcePod, sourcePod?.node ?? state?.sourceNode) };
+  }
+  if (targetPod !== undefined || state?.targetNode !== undefined) {
+    status.target = { ...before.target, ...place(targetPod, targetPod?.node ?? state?.targetNode) };
+  }
+  if (sourcePod?.index !== undefined && status.progress === undefined) {
+    const { blocks, bytes, ageSeconds, ready } = sourcePod.index;
+    status.index ??= { blocks, bytes, ageSeconds, ready };
+  }
+  const progress = progressOf(snapshot);
+  if (progress !== undefined) status.progress = progress;
+  return status;
+}
+
+function accelerationCondition(snapshot: Snapshot, problem: NotAccelerated | undefined): ConditionChange {
+  const type = 'Accelerated';
+  if (problem !== undefined) return { type, status: 'False', ...problem };
+  if (effectiveAcceleration(snapshot) === 'Observe') {
+    return {
+      type,
+      status: 'False',
+      reason: 'Observing',
+      message: 'every byte is passed on; what would have been saved is recorded',
+    };
+  }
+  if (snapshot.coordination?.go === true)
+    return {
+      type,
+      status: 'True',
+      reason: 'Framed',
+      message: 'both sidecars are armed and pages come from the NAS',
+    };
+  return { type, status: 'Unknown', reason: 'Arming', message: 'the sidecars are being brought together' };
+}
+
+function factsOf(snapshot: Snapshot) {
+  const { vmi, vmim, policy, breaker, volumes } = snapshot;
+  if (vmi === undefined) throw new TypeError('facts of a VMI that is not there: the caller checks first');
+  return {
+    acceleration: effectiveAcceleration(snapshot),
+    vmi,
+    migration: vmim,
+    suspendedBy: policy?.spec.suspend === true ? policy.name : undefined,
+    breaker,
+    usableVolumes: volumes.usable,
+    refusedVolumes: volumes.refused,
+  };
+}
+
+/** What speaks against the source's sidecar. While the migration runs, one that is not connected may still come. */
+function sourceProblem({ sourcePod }: Snapshot, running = false): NotAccelerated | undefined {
+  if (sourcePod === undefined)
+    return running ? undefined : because('NoSidecar', 'no virt-launcher pod was found for the VM');
+  if (!sourcePod.hasSidecar) return because('NoSidecar', `source pod ${sourcePod.name}`);
+  if (!sourcePod.connected && !running) return because('HubUnreachable', `source pod ${sourcePod.name}`);
+  return undefined;
+}
+
+function targetProblem({ targetPod }: Snapshot): NotAccelerated | undefined {
+  return targetPod !== undefined && !targetPod.hasSidecar
+    ? because('NoSidecar', `target pod ${targetPod.name}`)
+    : undefined;
+}
+
+function coordinationProblem({ coordination }: Snapshot): NotAccelerated | undefined {
+  return coordination?.reason === undefined ? undefined : because(coordination.reason, coordination.detail);
+}
+
+function because(reason: Reason, detail: string | undefined): NotAccelerated {
+  return { reason, message: describeReason(reason, detail) };
+}
+
+/** Whether waiting may help. */
+function isPassing({ reason }: NotAccelerated): boolean {
+  return reason === 'HubUnreachable';
+}
+
+/** How much longer to wait before the migration is made: for the sidecar to connect, and for its index. */
+function preparationLeftMs(snapshot: Snapshot): number {
+  const { migration, policy, sourcePod, nowMs } = snapshot;
+  const isReady = sourcePod?.connected === true && sourcePod.index?.ready !== false;
+  if (isReady) return 0;
+  const asked = parseDurationMs(migration.spec.prepareTimeout ?? policy?.spec.defaults?.prepareTimeout);
+  const isOnlyIndex = sourcePod?.connected === true;
+  const required =
+    effectiveAcceleration(snapshot) === 'Required' && !isOnlyIndex ? DEFAULT_REQUIRED_WAIT_MS : 0;
+  return migration.creationMs + (asked ?? required) - nowMs;
+}
+
+function orderOf(
+  snapshot: Snapshot,
+  vmim: Vmim,
+  downtimeLimitMs: number | undefined,
+): CoordinationOrder | undefined {
+  const { sourcePod, targetPod, migration, policy, volumes } = snapshot;
+  if (sourcePod === undefined || !sourcePod.belongsToVmi || volumes.usable.length === 0) return undefined;
+  const link = lowest(migration.spec.limits?.linkBandwidth, policy?.spec.defaults?.limits?.linkBandwidth);
+  const nas = lowest(
+    migration.spec.limits?.nasReadBandwidth,
+    policy?.spec.defaults?.limits?.nasReadBandwidth,
+  );
+  return {
+    migrationUid: vmim.metadata.uid,
+    mode: effectiveAcceleration(snapshot) === 'Observe' ? 'observe' : 'accelerate',
+    downtimeLimitMs: Math.min(
+      2_000_000,
+      Math.max(1, Math.round(downtimeLimitMs ?? DEFAULT_DOWNTIME_LIMIT_MS)),
+    ),
+    volumes: volumes.usable,
+    limits: {
+      ...(link === undefined ? {} : { linkBytesPerSecond: link }),
+      ...(nas === undefined ? {} : { nasReadBytesPerSecond: nas }),
+    },
+    sourcePodUid: sourcePod.uid,
+    targetPodUid: targetPod?.belongsToVmi === true ? targetPod.uid : undefined,
+  };
+}
+
+function lowest(...quantities: (string | undefined)[]): number | undefined {
+  const values = quantities.flatMap((quantity) => parseQuantity(quantity) ?? []);
+  return values.length === 0 ? undefined : Math.max(1, Math.floor(Math.min(...values)));
+}
+
+function stop(vmim: Vmim, reason: Reason, detail: string): Effect {
+  return { type: 'giveUp', migrationUid: vmim.metadata.uid, reason, detail };
+}
+
+function forget({ migration, vmim }: Snapshot): Effect[] {
+  const migrationUid = vmim?.metadata.uid ?? migration.status.migration?.uid;
+  return migrationUid === undefined ? [] : [{ type: 'recorded', migrationUid }];
+}
+
+function instant(ms: number): string {
+  return new Date(ms).toISOString().replace(/\.\d+Z$/, 'Z');
+}

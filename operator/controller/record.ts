@@ -1,0 +1,120 @@
+// What the sidecars told, as progress and result in the object's status. Progress never runs backwards and is written at most
+// every ten seconds; the result says in plain words why a migration was not accelerated when it was not. Pure.
+
+import type { Result } from '../../control/messages.ts';
+import { describeReason, type Reason } from '../../control/reasons.ts';
+import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import { effectiveAcceleration, type Snapshot } from './snapshot.ts';
+
+type ProgressStatus = NonNullable<NasAwareMigrationStatus['progress']>;
+type ResultStatus = NonNullable<NasAwareMigrationStatus['result']>;
+
+/** One status write per migration in this time is what the API server is asked to bear. */
+export const PROGRESS_WRITE_INTERVAL_MS = 10_000;
+/** The first pass over the memory counts up to here; what follows is told by what remains. */
+const FIRST_PASS_PERCENT = 90;
+
+/** The progress to write, or what is there already when it is too early for another. */
+export function progressOf({ migration, coordination, nowMs }: Snapshot): ProgressStatus | undefined {
+  const before = migration.status.progress;
+  const told = coordination?.progress;
+  if (told === undefined) return before;
+  if (before !== undefined && nowMs - Date.parse(before.updateTime) < PROGRESS_WRITE_INTERVAL_MS)
+    return before;
+  const done = told.ramBytes === 0 ? 0 : Math.max(0, 1 - told.remainingBytes / told.ramBytes);
+  const percent =
+    told.iteration <= 1
+      ? done * FIRST_PASS_PERCENT
+      : FIRST_PASS_PERCENT + done * (told.stage === 'bulk' ? 5 : 9);
+  const progress: ProgressStatus = {
+    percent: Math.max(before?.percent ?? 0, Math.min(99, Math.floor(percent))),
+    iteration: told.iteration,
+    remainingBytes: told.remainingBytes,
+    bytesPerSecond: told.qemuBytesPerSecond,
+    linkBytes: told.linkBytes,
+    nasBytes: told.nasBytes,
+    updateTime: new Date(nowMs).toISOString().replace(/\.\d+Z$/, 'Z'),
+  };
+  if (told.qemuBytesPerSecond > 0)
+    progress.secondsLeft = Math.ceil(told.remainingBytes / told.qemuBytesPerSecond);
+  return progress;
+}
+
+/** What happened, once it is over. `outcome` is the migration's, from KubeVirt or from our refusal. */
+export function resultOf(
+  snapshot: Snapshot,
+  phase: 'Succeeded' | 'Failed' | 'Cancelled',
+  outcome: { reason: string; message: string },
+): ResultStatus {
+  const { coordination, migration } = snapshot;
+  const source = coordination?.results.source;
+  const target = coordination?.results.target;
+  const wasFramed =
+    migration.status.conditions?.some(({ type, status }) => type === 'Accelerated' && status === 'True') ===
+    true;
+  const go = coordination?.go === true || wasFramed;
+  const observed = source?.outcome === 'observed';
+  const accelerated =
+    !observed && (source === undefined ? go && phase === 'Succeeded' : source.outcome === 'accelerated');
+  const attempt = observed
+    ? 'Observed'
+    : accelerated && phase === 'Succeeded'
+      ? 'Accelerated'
+      : go && phase === 'Failed'
+        ? 'FailedWhileArmed'
+        : 'Plain';
+  const result: ResultStatus = { accelerated: accelerated && phase === 'Succeeded', attempt };
+  if (!result.accelerated) Object.assign(result, whyNot(snapshot, phase, outcome, source, observed));
+  if (source !== undefined) Object.assign(result, countersOf(source));
+  if (target !== undefined) {
+    result.nasBytes = Math.max(result.nasBytes ?? 0, target.nasBytes);
+    result.targetCpuMs = target.cpuMilliseconds;
+  }
+  return result;
+}
+
+function whyNot(
+  snapshot: Snapshot,
+  phase: 'Succeeded' | 'Failed' | 'Cancelled',
+  outcome: { reason: string; message: string },
+  source: Result | undefined,
+  observed: boolean,
+): { reason: string; message: string } {
+  const { coordination, migration } = snapshot;
+  if (phase !== 'Succeeded' && coordination?.reason === undefined) return outcome;
+  if (observed) return { reason: 'Observing', message: 'acceleration is Observe: every byte was passed on' };
+  const told: Reason | undefined = source?.reason ?? coordination?.reason;
+  if (told !== undefined)
+    return { reason: told, message: describeReason(told, source?.detail ?? coordination?.detail) };
+  const decided = migration.status.conditions?.find(
+    ({ type, status }) => type === 'Accelerated' && status === 'False',
+  );
+  if (decided !== undefined) return { reason: decided.reason, message: decided.message };
+  if (effectiveAcceleration(snapshot) === 'Disabled') {
+    return { reason: 'AccelerationDisabled', message: describeReason('AccelerationDisabled') };
+  }
+  return {
+    reason: 'HubUnreachable',
+    message: describeReason('HubUnreachable', 'the migration ended before both sidecars were armed'),
+  };
+}
+
+function countersOf(source: Result): Partial<ResultStatus> {
+  const counters: Partial<ResultStatus> = {
+    qemuBytes: source.qemuBytes,
+    linkBytes: source.linkBytes,
+    nasBytes: source.nasBytes,
+    pages: source.pages,
+    resends: source.resends,
+    iterations: source.iterations,
+    durationMs: source.durationMs,
+    sourceCpuMs: source.cpuMilliseconds,
+  };
+  if (source.downtimeMs !== undefined) counters.downtimeMs = source.downtimeMs;
+  if (source.plainLinkBytes !== undefined) {
+    counters.savedBytes = Math.max(0, source.plainLinkBytes - source.linkBytes);
+    counters.savedPercent =
+      source.plainLinkBytes === 0 ? 0 : Math.floor((counters.savedBytes / source.plainLinkBytes) * 100);
+  }
+  return counters;
+}

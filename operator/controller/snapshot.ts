@@ -1,0 +1,95 @@
+// Everything a decision about one NasAwareMigration is made from, as values: the object, KubeVirt's objects, the policy, what
+// the sidecars said. Collected by the reconciler from caches; nothing in it is fetched later.
+import type { KubernetesObject, V1ObjectMeta } from '@kubernetes/client-node';
+import type { IndexStatus } from '../../control/messages.ts';
+import type { Acceleration } from '../../crds/fields.ts';
+import {
+  type NasAwareMigrationSpec,
+  type NasAwareMigrationStatus,
+  nasAwareMigrationSpecSchema,
+  nasAwareMigrationStatusSchema,
+} from '../../crds/nas-aware-migration.ts';
+import type { CoordinationView } from '../hub/coordinator.ts';
+import type { Vmi, Vmim } from '../kubevirt/objects.ts';
+import type { BreakerState } from './breaker.ts';
+import type { Policy } from './policies.ts';
+import type { UsableVolumes } from './volumes.ts';
+
+export const FINALIZER = 'nasmigration.io/cancel';
+/** On an object that the operator made for a migration that somebody else started. */
+export const ADOPTED_LABEL = 'nasmigration.io/adopted';
+
+/** A NasAwareMigration as it is stored: its spec and status are checked by readMigration. */
+export type MigrationObject = KubernetesObject & {
+  metadata?: V1ObjectMeta;
+  spec?: unknown;
+  status?: unknown;
+};
+
+export interface Migration {
+  namespace: string;
+  name: string;
+  uid: string;
+  generation: number;
+  creationMs: number;
+  deleting: boolean;
+  hasFinalizer: boolean;
+  adopted: boolean;
+  spec: NasAwareMigrationSpec;
+  status: NasAwareMigrationStatus;
+}
+
+/** Undefined for an object of another schema version that cannot be read: nobody must act on a guess. */
+export function readMigration(object: MigrationObject): Migration | undefined {
+  const spec = nasAwareMigrationSpecSchema.safeParse(object.spec);
+  if (!spec.success) return undefined;
+  const status = nasAwareMigrationStatusSchema.safeParse(object.status ?? {});
+  const metadata = object.metadata ?? {};
+  return {
+    namespace: metadata.namespace ?? '',
+    name: metadata.name ?? '',
+    uid: metadata.uid ?? '',
+    generation: metadata.generation ?? 0,
+    creationMs: Date.parse(String(metadata.creationTimestamp ?? '')) || 0,
+    deleting: metadata.deletionTimestamp !== undefined,
+    hasFinalizer: metadata.finalizers?.includes(FINALIZER) === true,
+    adopted: metadata.labels?.[ADOPTED_LABEL] === 'true',
+    spec: spec.data,
+    status: status.success ? status.data : {},
+  };
+}
+
+export interface PodFacts {
+  name: string;
+  uid: string;
+  node: string | undefined;
+  /** In the VMI's activePods, and controlled by the VMI. */
+  belongsToVmi: boolean;
+  hasSidecar: boolean;
+  connected: boolean;
+  index: IndexStatus | undefined;
+}
+
+export interface Snapshot {
+  nowMs: number;
+  migration: Migration;
+  vmi: Vmi | undefined;
+  /** The KubeVirt migration of this object, as far as the cache has it. */
+  vmim: Vmim | undefined;
+  /** Other KubeVirt migrations of the same VMI. */
+  others: readonly Vmim[];
+  policy: Policy | undefined;
+  volumes: UsableVolumes;
+  breaker: BreakerState;
+  sourcePod: PodFacts | undefined;
+  targetPod: PodFacts | undefined;
+  coordination: CoordinationView | undefined;
+}
+
+/** Spec first, then the policy, then Preferred. */
+export function effectiveAcceleration({
+  migration,
+  policy,
+}: Pick<Snapshot, 'migration' | 'policy'>): Acceleration {
+  return migration.spec.acceleration ?? policy?.spec.defaults?.acceleration ?? 'Preferred';
+}

@@ -1,0 +1,169 @@
+import { beforeEach, describe, expect, it, vi } from 'vitest';
+import { exampleArm, exampleHello, exampleProgress, exampleResult } from '../../control/example-messages.ts';
+import type { Hello, HubMessage, Role } from '../../control/messages.ts';
+import { Coordinator } from './coordinator.ts';
+import type { Session } from './hub.ts';
+
+const { migrationUid, mode, downtimeLimitMs, volumes, limits } = exampleArm;
+const order = {
+  migrationUid,
+  mode,
+  downtimeLimitMs,
+  volumes,
+  limits,
+  sourcePodUid: 'pod-a',
+  targetPodUid: undefined,
+};
+
+interface FakeSession extends Session {
+  sent: HubMessage[];
+  closedWith: string[];
+}
+
+function session(podUid: string, migrations: Hello['migrations'] = []): FakeSession {
+  const sent: HubMessage[] = [];
+  const closedWith: string[] = [];
+  return {
+    identity: { namespace: 'shop', podName: podUid, podUid },
+    hello: { ...exampleHello, migrations },
+    send: (message) => {
+      sent.push(message);
+      return true;
+    },
+    close: (reason) => closedWith.push(reason),
+    sent,
+    closedWith,
+  };
+}
+
+const onChange = vi.fn();
+const recorded = new Set<string>();
+let coordinator: Coordinator;
+
+beforeEach(() => {
+  onChange.mockReset();
+  recorded.clear();
+  coordinator = new Coordinator({
+    epoch: 7,
+    onChange,
+    onStats: () => {},
+    isRecorded: (uid) => recorded.has(uid),
+    onProblem: () => {},
+  });
+});
+
+const says = (type: 'armed' | 'holding', role: Role) => ({ type, migrationUid, epoch: 7, role }) as const;
+const types = (one: FakeSession) => one.sent.map(({ type }) => type);
+
+describe('coordinator', () => {
+  it('gives the key to the two pods of the migration and to nobody else', () => {
+    const [a, b, c] = [session('pod-a'), session('pod-b'), session('pod-c')];
+    for (const one of [a, b, c]) coordinator.onSession(one);
+    coordinator.coordinate(order);
+    expect(types(b)).toEqual([]);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    expect(types(a)).toEqual(['arm']);
+    expect(types(b)).toEqual(['arm']);
+    expect(types(c)).toEqual([]);
+    expect(a.sent[0]).toMatchObject({ role: 'source', epoch: 7 });
+    expect((a.sent[0] as { sessionKey: string }).sessionKey).toBe(
+      (b.sent[0] as { sessionKey: string }).sessionKey,
+    );
+  });
+
+  it('makes another key for each migration', () => {
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.coordinate(order);
+    coordinator.coordinate({ ...order, migrationUid: '00000000-0000-4000-8000-000000000000' });
+    const [first, second] = a.sent as { sessionKey: string }[];
+    expect(first?.sessionKey).not.toBe(second?.sessionKey);
+  });
+
+  it('closes a session that speaks for a role or migration it does not have', () => {
+    const [a, c] = [session('pod-a'), session('pod-c')];
+    coordinator.onSession(a);
+    coordinator.onSession(c);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.onMessage(c, says('armed', 'target'));
+    coordinator.onMessage(a, says('armed', 'target'));
+    expect(c.closedWith).toHaveLength(1);
+    expect(a.closedWith).toHaveLength(1);
+    expect(coordinator.view(migrationUid)?.go).toBe(false);
+  });
+
+  it('sends GO, measures arming, and keeps the newest progress and both results', () => {
+    const [a, b] = [session('pod-a'), session('pod-b')];
+    coordinator.onSession(a);
+    coordinator.onSession(b);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.onMessage(a, says('holding', 'source'));
+    coordinator.onMessage(b, says('armed', 'target'));
+    expect(types(a)).toEqual(['arm', 'go']);
+    coordinator.onMessage(a, { ...exampleProgress, sequence: 5 });
+    coordinator.onMessage(a, { ...exampleProgress, sequence: 4 });
+    coordinator.onMessage(a, exampleResult);
+    coordinator.onMessage(b, { ...exampleResult, role: 'target' });
+    const view = coordinator.view(migrationUid);
+    expect(view?.armingSeconds).toBeLessThan(0.1);
+    expect(view?.progress?.sequence).toBe(5);
+    expect(Object.keys(view?.results ?? {})).toEqual(['source', 'target']);
+    coordinator.recorded(migrationUid);
+    expect(types(b)).toEqual(['arm', 'recorded']);
+    expect(coordinator.view(migrationUid)).toBeUndefined();
+  });
+
+  it('takes up a migration that is under way after a restart', () => {
+    coordinator.onSession(session('pod-a', [{ migrationUid, epoch: 3, role: 'source', phase: 'framed' }]));
+    coordinator.coordinate(order);
+    expect(coordinator.view(migrationUid)?.go).toBe(true);
+  });
+
+  it('arms anew a side that was armed under an earlier key', () => {
+    const a = session('pod-a', [{ migrationUid, epoch: 3, role: 'source', phase: 'armed' }]);
+    coordinator.onSession(a);
+    coordinator.coordinate(order);
+    expect(types(a)).toEqual(['arm']);
+  });
+
+  it('keeps a result that comes before the controller knows the migration', () => {
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.onMessage(a, exampleResult);
+    expect(onChange).toHaveBeenCalledWith(migrationUid);
+    coordinator.coordinate(order);
+    expect(coordinator.view(migrationUid)?.results.source).toEqual(exampleResult);
+  });
+
+  it('tells at once that a result is recorded already', () => {
+    recorded.add(migrationUid);
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.onMessage(a, exampleResult);
+    expect(types(a)).toEqual(['recorded']);
+  });
+
+  it('arms again when a sidecar comes back before GO', () => {
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.coordinate(order);
+    coordinator.onSessionEnded(a);
+    const again = session('pod-a');
+    coordinator.onSession(again);
+    expect(types(again)).toEqual(['arm']);
+  });
+
+  it('gives up once, with the reason that was given', () => {
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.coordinate(order);
+    coordinator.giveUp(migrationUid, 'PostCopyAllowed', 'in the configuration');
+    coordinator.giveUp(migrationUid, 'Suspended', '');
+    expect(types(a)).toEqual(['arm', 'disarm']);
+    expect(coordinator.view(migrationUid)).toMatchObject({
+      reason: 'PostCopyAllowed',
+      detail: 'in the configuration',
+    });
+  });
+});

@@ -1,0 +1,271 @@
+// Runs the coordinations of all migrations under way over the hub's sessions: which pod is source and which is target comes
+// from the controller, never from a sidecar. ARM, with its session key, goes to those two pods alone; a message about a
+// migration counts only from the pod that has that role in it. Nothing here is stored: after a restart the controller asks
+// for the same coordinations again, and sidecars say in HELLO where they stand.
+import { randomBytes } from 'node:crypto';
+import {
+  type Coordination,
+  type CoordinationEvent,
+  type CoordinationPlan,
+  rawReason,
+  startCoordination,
+  stepCoordination,
+} from '../../control/coordination.ts';
+import { MAX_RESUMED_MIGRATIONS, SESSION_KEY_BYTES } from '../../control/limits.ts';
+import type {
+  Hello,
+  HubMessage,
+  Progress,
+  Result,
+  Role,
+  SidecarMessage,
+  Stats,
+} from '../../control/messages.ts';
+import type { Reason } from '../../control/reasons.ts';
+import type { HubListener, Session } from './hub.ts';
+
+/** What the controller asks for; the same order again changes nothing but the pods that were not known before. */
+export interface CoordinationOrder extends Omit<CoordinationPlan, 'epoch' | 'sessionKey'> {
+  sourcePodUid: string;
+  targetPodUid: string | undefined;
+}
+
+/** What is known of a migration's acceleration. */
+export interface CoordinationView {
+  go: boolean;
+  reason: Reason | undefined;
+  detail: string | undefined;
+  /** Set when both sides had their sockets: seconds from the target's ARMED to GO. */
+  armingSeconds: number | undefined;
+  progress: Progress | undefined;
+  results: { source?: Result; target?: Result };
+}
+
+export interface CoordinatorOptions {
+  epoch: number;
+  /** Something of this migration changed; the controller reconciles it. */
+  onChange: (migrationUid: string) => void;
+  onStats: (session: Session, stats: Stats) => void;
+  /** Whether the result of this migration is in its object's status already. */
+  isRecorded: (migrationUid: string) => boolean;
+  onProblem: (problem: string, session: Session) => void;
+}
+
+interface Running {
+  order: CoordinationOrder;
+  state: Coordination;
+  detail: string | undefined;
+  targetArmedAtMs: number | undefined;
+  armingSeconds: number | undefined;
+  progress: Progress | undefined;
+  results: { source?: Result; target?: Result };
+}
+
+export class Coordinator implements HubListener {
+  readonly #options: CoordinatorOptions;
+  readonly #sessions = new Map<string, Session>();
+  readonly #running = new Map<string, Running>();
+  /** Migrations by pod, for sessions that come and go. */
+  readonly #byPod = new Map<string, Set<string>>();
+  /** Results that came before the controller asked for their migration (after a restart), by pod. */
+  readonly #early = new Map<string, Result[]>();
+
+  constructor(options: CoordinatorOptions) {
+    this.#options = options;
+  }
+
+  get epoch(): number {
+    return this.#options.epoch;
+  }
+
+  get runningCount(): number {
+    return this.#running.size;
+  }
+
+  session(podUid: string): Session | undefined {
+    return this.#sessions.get(podUid);
+  }
+
+  /** Begins, or goes on with, the coordination of a migration. */
+  coordinate(order: CoordinationOrder): void {
+    let running = this.#running.get(order.migrationUid);
+    if (running === undefined) {
+      const { sourcePodUid: _source, targetPodUid: _target, ...plan } = order;
+      const sessionKey = randomBytes(SESSION_KEY_BYTES).toString('base64');
+      running = {
+        order: { ...order, targetPodUid: undefined },
+        state: startCoordination({ ...plan, epoch: this.#options.epoch, sessionKey }),
+        detail: undefined,
+        targetArmedAtMs: undefined,
+        armingSeconds: undefined,
+        progress: undefined,
+        results: {},
+      };
+      this.#running.set(order.migrationUid, running);
+      this.#join(order.migrationUid, running, 'source', order.sourcePodUid);
+    }
+    if (order.targetPodUid !== undefined && running.order.targetPodUid === undefined) {
+      running.order.targetPodUid = order.targetPodUid;
+      this.#join(order.migrationUid, running, 'target', order.targetPodUid);
+    }
+  }
+
+  giveUp(migrationUid: string, reason: Reason, detail: string): void {
+    const running = this.#running.get(migrationUid);
+    if (running === undefined || running.state.go || running.state.given !== undefined) return;
+    running.detail = detail;
+    this.#step(running, { type: 'giveUp', reason });
+  }
+
+  view(migrationUid: string): CoordinationView | undefined {
+    const running = this.#running.get(migrationUid);
+    if (running === undefined) return undefined;
+    const { state, detail, armingSeconds, progress, results } = running;
+    return { go: state.go, reason: rawReason(state), detail, armingSeconds, progress, results };
+  }
+
+  /** The result is stored: tells both sidecars, and forgets the migration and its key. */
+  recorded(migrationUid: string): void {
+    const running = this.#running.get(migrationUid);
+    if (running === undefined) return;
+    this.#running.delete(migrationUid);
+    for (const podUid of [running.order.sourcePodUid, running.order.targetPodUid]) {
+      if (podUid === undefined) continue;
+      this.#sessions.get(podUid)?.send({ type: 'recorded', migrationUid });
+      const migrations = this.#byPod.get(podUid);
+      migrations?.delete(migrationUid);
+      if (migrations?.size === 0) this.#byPod.delete(podUid);
+    }
+  }
+
+  onSession(session: Session): void {
+    const { podUid } = session.identity;
+    this.#sessions.set(podUid, session);
+    for (const migrationUid of this.#byPod.get(podUid) ?? []) {
+      const running = this.#running.get(migrationUid);
+      if (running !== undefined) this.#connect(running, session);
+    }
+  }
+
+  onSessionEnded(session: Session): void {
+    const { podUid } = session.identity;
+    if (this.#sessions.get(podUid) === session) this.#sessions.delete(podUid);
+    this.#early.delete(podUid);
+    for (const migrationUid of this.#byPod.get(podUid) ?? []) {
+      const running = this.#running.get(migrationUid);
+      const role = running === undefined ? undefined : roleOf(running, podUid);
+      if (running !== undefined && role !== undefined) this.#step(running, { type: 'disconnected', role });
+    }
+  }
+
+  onMessage(session: Session, message: Exclude<SidecarMessage, Hello>): void {
+    if (message.type === 'stats') {
+      this.#options.onStats(session, message);
+      return;
+    }
+    const { podUid } = session.identity;
+    const running = this.#running.get(message.migrationUid);
+    if (running === undefined) {
+      this.#onUnknown(session, message);
+      return;
+    }
+    if (roleOf(running, podUid) !== message.role) {
+      this.#options.onProblem(`${message.type} for a migration that is not its own`, session);
+      session.close('not your migration');
+      return;
+    }
+    this.#onOwn(running, message);
+  }
+
+  #onOwn(running: Running, message: Exclude<SidecarMessage, Hello | Stats>): void {
+    switch (message.type) {
+      case 'progress':
+        if (message.role === 'source' && message.sequence > (running.progress?.sequence ?? -1)) {
+          running.progress = message;
+          this.#options.onChange(message.migrationUid);
+        }
+        return;
+      case 'raw':
+        running.detail ??= message.detail;
+        break;
+      case 'result':
+        running.results[message.role] = message;
+        running.detail ??= message.detail;
+        break;
+      case 'armed':
+        if (message.role === 'target') running.targetArmedAtMs ??= performance.now();
+        break;
+      case 'holding':
+        break;
+    }
+    this.#step(running, { type: 'message', message });
+  }
+
+  #onUnknown(session: Session, message: Exclude<SidecarMessage, Hello | Stats>): void {
+    if (message.type !== 'result') return;
+    if (this.#options.isRecorded(message.migrationUid)) {
+      session.send({ type: 'recorded', migrationUid: message.migrationUid });
+      return;
+    }
+    const early = this.#early.get(session.identity.podUid) ?? [];
+    const others = early.filter(({ migrationUid }) => migrationUid !== message.migrationUid);
+    this.#early.set(session.identity.podUid, [...others, message].slice(-MAX_RESUMED_MIGRATIONS));
+    this.#options.onChange(message.migrationUid);
+  }
+
+  #join(migrationUid: string, running: Running, role: Role, podUid: string): void {
+    const migrations = this.#byPod.get(podUid);
+    if (migrations === undefined) this.#byPod.set(podUid, new Set([migrationUid]));
+    else migrations.add(migrationUid);
+    const session = this.#sessions.get(podUid);
+    if (session !== undefined) this.#connect(running, session);
+    const early = this.#early
+      .get(podUid)
+      ?.find((result) => result.migrationUid === migrationUid && result.role === role);
+    if (early !== undefined) this.#onOwn(running, early);
+  }
+
+  #connect(running: Running, session: Session): void {
+    const role = roleOf(running, session.identity.podUid);
+    if (role === undefined) return;
+    const { migrationUid, epoch } = running.state.plan;
+    const known = session.hello.migrations.find(
+      (one) => one.migrationUid === migrationUid && one.role === role,
+    );
+    // What a side did under an earlier key says nothing of this one, unless there is no way back for it.
+    const counts =
+      known !== undefined &&
+      (known.epoch === epoch ||
+        known.phase === 'framed' ||
+        known.phase === 'raw' ||
+        known.phase === 'finished');
+    this.#step(running, {
+      type: 'connected',
+      role,
+      ...(counts
+        ? { phase: known.phase, ...(known.reason === undefined ? {} : { reason: known.reason }) }
+        : {}),
+    });
+  }
+
+  #step(running: Running, event: CoordinationEvent): void {
+    const before = running.state;
+    const { state, effects } = stepCoordination(before, event);
+    running.state = state;
+    for (const { to, message } of effects) this.#send(running, to, message);
+    if (!before.go && state.go && running.targetArmedAtMs !== undefined) {
+      running.armingSeconds = (performance.now() - running.targetArmedAtMs) / 1000;
+    }
+    if (state !== before) this.#options.onChange(state.plan.migrationUid);
+  }
+
+  #send(running: Running, to: Role, message: HubMessage): void {
+    const podUid = to === 'source' ? running.order.sourcePodUid : running.order.targetPodUid;
+    if (podUid !== undefined) this.#sessions.get(podUid)?.send(message);
+  }
+}
+
+function roleOf(running: Running, podUid: string): Role | undefined {
+  if (running.order.sourcePodUid === podUid) return 'source';
+  return running.order.targetPodUid === podUid ? 'target' : undefined;
+}

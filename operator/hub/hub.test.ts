@@ -1,0 +1,197 @@
+// The hub and the sidecar's real client over real TLS; only the API server is played.
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { WebSocket } from 'ws';
+import { ControlClient } from '../../control/client.ts';
+import { encodeSidecarMessage } from '../../control/codec.ts';
+import { exampleArm, exampleHello, exampleResult } from '../../control/example-messages.ts';
+import { HUB_PATH, MAX_MESSAGE_BYTES, SUBPROTOCOL } from '../../control/limits.ts';
+import type { HubMessage } from '../../control/messages.ts';
+import { createAuthority, issueCertificate } from '../certificates/x509.ts';
+import type { Authenticator } from './authenticator.ts';
+import { Hub, type HubListener, helloMismatch, type Session } from './hub.ts';
+
+const notBefore = new Date(Date.now() - 60_000);
+const notAfter = new Date(Date.now() + 3_600_000);
+const authority = createAuthority('test', notBefore, notAfter);
+const certificate = issueCertificate(authority, {
+  commonName: 'hub',
+  hosts: ['127.0.0.1'],
+  usages: ['server'],
+  notBefore,
+  notAfter,
+});
+const { pod } = exampleHello;
+const identity = { namespace: pod.namespace, podName: pod.name, podUid: pod.uid };
+const authenticator: Authenticator = {
+  authenticate: (token) => Promise.resolve(token === 'good' ? { identity } : { refused: 'unknown token' }),
+};
+
+let hub: Hub;
+let dir: string;
+let listener: { [K in keyof HubListener]: ReturnType<typeof vi.fn<HubListener[K]>> };
+let refused: string[];
+const clients: ControlClient[] = [];
+
+beforeEach(async () => {
+  dir = await mkdtemp(path.join(tmpdir(), 'nasmig-hub-'));
+  await writeFile(path.join(dir, 'ca.crt'), authority.certificatePem);
+  await writeFile(path.join(dir, 'token'), 'good\n');
+  listener = { onSession: vi.fn(), onMessage: vi.fn(), onSessionEnded: vi.fn() };
+  refused = [];
+  hub = await Hub.start({
+    host: '127.0.0.1',
+    port: 0,
+    certificate,
+    authenticator,
+    listener,
+    release: '0.1.0',
+    epoch: 7,
+    recorded: () => [],
+    onRefused: (reason) => refused.push(reason),
+    maxConnections: 3,
+  });
+});
+
+afterEach(async () => {
+  await Promise.all(clients.splice(0).map((client) => client.close()));
+  await hub.stop();
+  await rm(dir, { recursive: true, force: true });
+});
+
+function client(hello = exampleHello) {
+  const received: HubMessage[] = [];
+  const problems: string[] = [];
+  const made = new ControlClient({
+    url: `wss://127.0.0.1:${hub.port}`,
+    caFile: path.join(dir, 'ca.crt'),
+    tokenFile: path.join(dir, 'token'),
+    hello: () => hello,
+    onMessage: (message) => received.push(message),
+    onConnected: (connected, detail) => {
+      if (!connected) problems.push(detail);
+    },
+    minBackoffMs: 5,
+    maxBackoffMs: 20,
+  });
+  clients.push(made);
+  made.start();
+  return { client: made, received, problems };
+}
+
+function raw(token = 'good', target = HUB_PATH) {
+  const socket = new WebSocket(`wss://127.0.0.1:${hub.port}${target}`, SUBPROTOCOL, {
+    ca: authority.certificatePem,
+    headers: { authorization: `Bearer ${token}` },
+  });
+  socket.on('error', () => {});
+  const closed = new Promise<{ code: number; reason: string }>((resolve) => {
+    socket.on('close', (code, reason) => resolve({ code, reason: reason.toString() }));
+  });
+  return { socket, closed, open: new Promise<void>((resolve) => socket.on('open', () => resolve())) };
+}
+
+describe('hub', () => {
+  it('welcomes a sidecar, and carries messages both ways', async () => {
+    const { client: sidecar, received } = client();
+    await vi.waitFor(() => expect(listener.onSession).toHaveBeenCalledOnce());
+    const session = hub.sessionOf(identity.podUid) as Session;
+    expect(session.identity).toEqual(identity);
+    expect(listener.onSession).toHaveBeenCalledWith(session);
+    session.send(exampleArm);
+    await vi.waitFor(() => expect(received.map(({ type }) => type)).toEqual(['welcome', 'arm']));
+    expect(sidecar.highestEpoch).toBe(7);
+    sidecar.send({ type: 'armed', migrationUid: exampleArm.migrationUid, epoch: 7, role: 'source' });
+    await vi.waitFor(() => expect(listener.onMessage).toHaveBeenCalledOnce());
+    expect(listener.onMessage.mock.calls[0]?.[1]).toMatchObject({ type: 'armed' });
+  });
+
+  it('gets a result again until it is recorded, also over a new connection', async () => {
+    const { client: sidecar } = client();
+    await vi.waitFor(() => expect(sidecar.connected).toBe(true));
+    sidecar.send(exampleResult);
+    await vi.waitFor(() => expect(listener.onMessage).toHaveBeenCalledTimes(1));
+    hub.sessionOf(identity.podUid)?.close('test');
+    await vi.waitFor(() => expect(listener.onMessage).toHaveBeenCalledTimes(2));
+    expect(sidecar.resultsRecorded).toBe(false);
+    hub.sessionOf(identity.podUid)?.send({ type: 'recorded', migrationUid: exampleResult.migrationUid });
+    await vi.waitFor(() => expect(sidecar.resultsRecorded).toBe(true));
+  });
+
+  it('refuses a token that is not good, and a path that is not ours', async () => {
+    await raw('bad').closed;
+    await raw('good', '/metrics').closed;
+    expect(refused).toEqual(['token', 'path']);
+    expect(listener.onSession).not.toHaveBeenCalled();
+  });
+
+  it('refuses a sidecar that speaks for another pod', async () => {
+    const { socket, open, closed } = raw();
+    await open;
+    socket.send(encodeSidecarMessage({ ...exampleHello, pod: { ...pod, name: 'virt-launcher-other' } }));
+    expect(await closed).toMatchObject({ code: 1008, reason: expect.stringContaining('another pod') });
+    expect(listener.onSession).not.toHaveBeenCalled();
+  });
+
+  it.each([
+    ['what is not JSON', '{{'],
+    ['what breaks its schema', JSON.stringify({ type: 'armed', migrationUid: 'x' })],
+    ['a second hello', JSON.stringify(exampleHello)],
+  ])('closes a connection that sends %s', async (_what, text) => {
+    const { socket, open, closed } = raw();
+    await open;
+    socket.send(JSON.stringify(exampleHello));
+    socket.send(text);
+    expect(await closed).toMatchObject({ code: 1008 });
+  });
+
+  it('closes a connection that sends too long a message', async () => {
+    const { socket, open, closed } = raw();
+    await open;
+    socket.send(Buffer.alloc(MAX_MESSAGE_BYTES + 1, 0x20).toString());
+    expect(await closed).toMatchObject({ code: 1009 });
+  });
+
+  it('closes a connection that sends too many messages', async () => {
+    const { socket, open, closed } = raw();
+    await open;
+    socket.send(JSON.stringify(exampleHello));
+    const stats = { type: 'stats', index: exampleHello.index, residentBytes: 1, cpuMilliseconds: 1 } as const;
+    for (let sent = 0; sent < 150; sent += 1) socket.send(encodeSidecarMessage(stats));
+    expect(await closed).toMatchObject({ code: 1008, reason: 'too many messages' });
+  });
+
+  it('keeps the later of two sessions of one pod', async () => {
+    const first = raw();
+    await first.open;
+    first.socket.send(JSON.stringify(exampleHello));
+    await vi.waitFor(() => expect(listener.onSession).toHaveBeenCalledTimes(1));
+    const second = raw();
+    await second.open;
+    second.socket.send(JSON.stringify(exampleHello));
+    expect(await first.closed).toMatchObject({ code: 4001 });
+    expect(listener.onSessionEnded).toHaveBeenCalledOnce();
+    expect(hub.sessionCount).toBe(1);
+    second.socket.close();
+    await second.closed;
+  });
+
+  it('takes no more connections than it is allowed', async () => {
+    const three = [raw(), raw(), raw()];
+    await Promise.all(three.map(({ open }) => open));
+    await raw().closed;
+    expect(refused).toEqual(['full']);
+    for (const { socket } of three) socket.terminate();
+  });
+});
+
+describe('hello', () => {
+  it('must name the pod, the UID and the namespace of the token', () => {
+    expect(helloMismatch(exampleHello, identity)).toBeUndefined();
+    expect(helloMismatch(exampleHello, { ...identity, podUid: 'x' })).toContain('UID');
+    expect(helloMismatch(exampleHello, { ...identity, podName: 'x' })).toContain('pod');
+    expect(helloMismatch(exampleHello, { ...identity, namespace: 'x' })).toContain('namespace');
+  });
+});

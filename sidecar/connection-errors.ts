@@ -1,0 +1,80 @@
+// What can end one connection of a migration besides a peer that breaks the link protocol (link/link-errors.ts). Before
+// the end of the stream each of them fails QEMU's migration, and the VM goes on at its source.
+
+import {
+  ABORT_DESTINATION_QEMU_GONE,
+  ABORT_OTHER_CONNECTION,
+  ABORT_PROTOCOL,
+  ABORT_RETURN_PATH_STUCK,
+  ABORT_SOURCE_QEMU_GONE,
+} from './link/frame-types.ts';
+import { LinkError } from './link/link-errors.ts';
+
+const because = (cause: Error | undefined): string => (cause === undefined ? '' : ` (${cause.message})`);
+
+export class LinkClosedError extends LinkError {
+  readonly code = 'NASMIG_LINK_CLOSED';
+  /** @param state what the connection was doing. */
+  constructor(state: string, cause?: Error) {
+    super(
+      `The connection to the other sidecar closed while it was ${state}${because(cause)}`,
+      'Look for restarts of the other pod or of virt-handler.',
+      ABORT_OTHER_CONNECTION,
+    );
+  }
+}
+
+export class SourceQemuGoneError extends LinkError {
+  readonly code = 'NASMIG_SOURCE_QEMU_GONE';
+  constructor(streamBytes: number) {
+    super(
+      `The source QEMU closed its migration connection after ${streamBytes} bytes, before the end of RAM`,
+      'The migration was cancelled or failed there; see the events of the VirtualMachineInstanceMigration.',
+      ABORT_SOURCE_QEMU_GONE,
+    );
+  }
+}
+
+export class DestinationQemuGoneError extends LinkError {
+  readonly code = 'NASMIG_DESTINATION_QEMU_GONE';
+  constructor(when: string, cause?: Error) {
+    super(
+      `The destination QEMU's migration connection was closed ${when}${because(cause)}`,
+      "See QEMU's log in the target pod.",
+      ABORT_DESTINATION_QEMU_GONE,
+    );
+  }
+}
+
+export class ReturnPathStuckError extends LinkError {
+  readonly code = 'NASMIG_RETURN_PATH_STUCK';
+  constructor(heldBytes: number) {
+    super(
+      `The source QEMU does not read its return path: ${heldBytes} bytes wait`,
+      "See QEMU's log in the source pod.",
+      ABORT_RETURN_PATH_STUCK,
+    );
+  }
+}
+
+export class CreditOverrunError extends LinkError {
+  readonly code = 'NASMIG_CREDIT_OVERRUN';
+  constructor(sentBytes: number, creditLimit: number) {
+    super(
+      `The source sidecar sent ${sentBytes} stream bytes although it was granted ${creditLimit}`,
+      'Compare the versions of the two sidecars.',
+      ABORT_PROTOCOL,
+    );
+  }
+}
+
+export class UnaskedPatchError extends LinkError {
+  readonly code = 'NASMIG_UNASKED_PATCH';
+  constructor(batch: number, attempt: number) {
+    super(
+      `A PATCH came for batch ${batch}, attempt ${attempt}, that no RESEND had asked for`,
+      'Compare the versions of the two sidecars.',
+      ABORT_PROTOCOL,
+    );
+  }
+}

@@ -1,0 +1,179 @@
+import { describe, expect, it } from 'vitest';
+import { MemoryVolume, patternBlocks } from '../nas/memory-volume.ts';
+import { BlockIndex } from './block-index.ts';
+import { type BuildProgress, buildFull, buildSample } from './index-builder.ts';
+import { PAGE_BYTES, PageHasher } from './page-hash.ts';
+
+const SEED = { hi: 3, lo: 4 };
+
+function makeIndex(volumes: readonly MemoryVolume[]): BlockIndex {
+  return BlockIndex.create({ volumes, seed: SEED, budgetBytes: 16 << 20 });
+}
+
+/** Blocks of a volume that the index finds, each at its own place. */
+function foundBlocks(index: BlockIndex, volumes: readonly MemoryVolume[], volume: number): number[] {
+  const hasher = new PageHasher(SEED);
+  const { content, blockCount } = volumes[volume] as MemoryVolume;
+  const found: number[] = [];
+  for (let block = 0; block < blockCount; block++) {
+    hasher.hash(content, block * PAGE_BYTES);
+    const place = index.lookupNear(hasher.hi, hasher.lo, volume, block);
+    if (place >= 0 && index.volume(place) === volume && index.block(place) === block) found.push(block);
+  }
+  return found;
+}
+
+function range(from: number, to: number, step = 1): number[] {
+  return Array.from({ length: Math.ceil((to - from) / step) }, (_, i) => from + i * step);
+}
+
+describe('buildFull', () => {
+  it('indexes every block but the zero ones, of all volumes, and counts', async () => {
+    const a = new MemoryVolume('a', patternBlocks(1000, 1));
+    a.content.fill(0, 100 * PAGE_BYTES, 300 * PAGE_BYTES);
+    const b = new MemoryVolume('b', new Uint8Array([...patternBlocks(3, 2), 1, 2, 3]));
+    const volumes = [a, b];
+    const index = makeIndex(volumes);
+    const progress: BuildProgress[] = [];
+    const result = await buildFull({ index, volumes, onProgress: (p) => progress.push(p) });
+    expect(result).toMatchObject({
+      bytesRead: 1003 * PAGE_BYTES,
+      reads: 5,
+      blocksAdded: 803,
+      zeroBlocks: 200,
+      full: false,
+      aborted: false,
+      failures: [],
+    });
+    expect(foundBlocks(index, volumes, 0)).toEqual([...range(0, 100), ...range(300, 1000)]);
+    expect(foundBlocks(index, volumes, 1)).toEqual([0, 1, 2]);
+    expect(progress.at(-1)).toMatchObject({
+      bytesRead: 1003 * PAGE_BYTES,
+      bytesTotal: 1003 * PAGE_BYTES,
+      blocks: 803,
+      secondsLeft: 0,
+    });
+  });
+
+  it('keeps to its budget', async () => {
+    const volume = new MemoryVolume('a', patternBlocks(1024, 3));
+    const startedAt = performance.now();
+    const index = makeIndex([volume]);
+    await buildFull({ index, volumes: [volume], bytesPerSecond: 20 << 20 });
+    // 4 MiB, of which the first MiB goes at once: 150 ms at 20 MiB/s.
+    expect(performance.now() - startedAt).toBeGreaterThan(140);
+    expect(index.count).toBe(1024);
+  });
+
+  it('stops when it is aborted, also in the midst of a read or a wait', async () => {
+    for (const bytesPerSecond of [0, 1000]) {
+      const volume = new MemoryVolume('a', patternBlocks(1024, 3));
+      volume.held = true;
+      const abort = new AbortController();
+      const build = buildFull({
+        index: makeIndex([volume]),
+        volumes: [volume],
+        bytesPerSecond,
+        signal: abort.signal,
+      });
+      setTimeout(() => abort.abort(), 10);
+      expect(await build).toMatchObject({ aborted: true, blocksAdded: 0, failures: [] });
+      volume.release();
+    }
+  });
+
+  it('gives a failing volume up with its name, and goes on with the next', async () => {
+    const bad = new MemoryVolume('bad', patternBlocks(2048, 4));
+    bad.failAt.add(512 * PAGE_BYTES);
+    const short = new MemoryVolume('short', patternBlocks(2048, 5));
+    short.endBytes = 700 * PAGE_BYTES;
+    const good = new MemoryVolume('good', patternBlocks(300, 6));
+    const volumes = [bad, short, good];
+    const index = makeIndex(volumes);
+    const result = await buildFull({ index, volumes });
+    expect(result.failures.map((f) => [f.code, f.volume])).toEqual([
+      ['NASMIG_NAS_READ', 'bad'],
+      ['NASMIG_VOLUME_SHORT', 'short'],
+    ]);
+    expect(bad.reads.length).toBeLessThan(8);
+    expect(foundBlocks(index, volumes, 0).slice(0, 512)).toEqual(range(0, 512));
+    expect(foundBlocks(index, volumes, 1).slice(0, 700)).toEqual(range(0, 700));
+    expect(foundBlocks(index, volumes, 2)).toHaveLength(300);
+  });
+
+  it('tells when the index is full', async () => {
+    const volume = new MemoryVolume('a', patternBlocks(1024, 3));
+    const index = BlockIndex.create({
+      volumes: [volume],
+      seed: SEED,
+      budgetBytes: 1 << 20,
+      capacityBlocks: 500,
+    });
+    expect(await buildFull({ index, volumes: [volume] })).toMatchObject({ full: true, blocksAdded: 500 });
+  });
+
+  it('lets others have the thread', async () => {
+    const volume = new MemoryVolume('a', patternBlocks(8192, 3));
+    let longest = 0;
+    let last = performance.now();
+    let turns = 0;
+    const tick = () => {
+      const now = performance.now();
+      longest = Math.max(longest, now - last);
+      last = now;
+      turns++;
+      timer = setImmediate(tick);
+    };
+    let timer = setImmediate(tick);
+    await buildFull({ index: makeIndex([volume]), volumes: [volume] });
+    clearImmediate(timer);
+    expect(turns).toBeGreaterThan(10);
+    // 256 blocks take 0.3 ms; the rest is room for a busy test machine.
+    expect(longest).toBeLessThan(50);
+  });
+});
+
+describe('buildSample', () => {
+  it('reads one block in 8 of what is used, and next to nothing of what is not', async () => {
+    const blocks = 64 * 256;
+    const volume = new MemoryVolume('a', new Uint8Array(blocks * PAGE_BYTES));
+    // Used from the middle of region 10 to the middle of region 20.
+    volume.content.set(patternBlocks(10 * 256, 7), (10 * 256 + 128) * PAGE_BYTES);
+    const index = makeIndex([volume]);
+    const result = await buildSample({ index, volumes: [volume] });
+    expect(foundBlocks(index, [volume], 0)).toEqual(range(10 * 256 + 128, 20 * 256 + 128, 8));
+    // One probe a region, 31 more in each region from 10 (beside a used probe) to 21.
+    expect(result).toMatchObject({ reads: 64 + 12 * 31, bytesRead: (64 + 12 * 31) * PAGE_BYTES });
+    expect(volume.mostOutstanding).toBe(16);
+    expect(volume.reads.every(({ length }) => length === PAGE_BYTES)).toBe(true);
+  });
+
+  it('samples several volumes, the last region too, at another rate', async () => {
+    const volumes = [
+      new MemoryVolume('a', patternBlocks(300, 8)),
+      new MemoryVolume('b', patternBlocks(40, 9)),
+    ];
+    const index = makeIndex(volumes);
+    const progress: BuildProgress[] = [];
+    await buildSample({ index, volumes, oneIn: 32, onProgress: (p) => progress.push(p) });
+    expect(foundBlocks(index, volumes, 0)).toEqual(range(0, 300, 32));
+    expect(foundBlocks(index, volumes, 1)).toEqual([0, 32]);
+    expect(progress.at(-1)).toMatchObject({ bytesRead: 12 * PAGE_BYTES, blocks: 12 });
+    await expect(buildSample({ index, volumes, oneIn: 7 })).rejects.toThrow(RangeError);
+  });
+
+  it('stops when it is aborted or the volume fails', async () => {
+    const volume = new MemoryVolume('a', patternBlocks(256 * 64, 8));
+    const abort = new AbortController();
+    abort.abort();
+    const options = { index: makeIndex([volume]), volumes: [volume] };
+    expect(await buildSample({ ...options, signal: abort.signal })).toMatchObject({
+      aborted: true,
+      reads: 0,
+    });
+    volume.endBytes = 0;
+    const result = await buildSample(options);
+    expect(result.failures.map((f) => f.code)).toEqual(['NASMIG_VOLUME_SHORT']);
+    expect(result.reads).toBeLessThanOrEqual(3 * 64);
+  });
+});

@@ -1,0 +1,180 @@
+// Grows a sampled index where it was right: a page that equals a sampled block most likely belongs to a file whose other pages are in the
+// guest's cache too, so the blocks around it are read and indexed while the migration goes on. Within a read budget and a bounded
+// queue, every stretch at most once, and counted apart from the sampling.
+import { BlockReader, type ReadOutcome } from '../nas/block-reader.ts';
+import { ReadBudget } from '../nas/read-budget.ts';
+import { BLOCK_BYTES, type BlockVolume } from '../nas/volume.ts';
+import { ADDED, type BlockIndex } from './block-index.ts';
+import { PageHasher } from './page-hash.ts';
+
+export interface IndexGrowerOptions {
+  readonly index: BlockIndex;
+  /** The volumes of the index, in its order. */
+  readonly volumes: readonly BlockVolume[];
+  /** Most bytes a second to read; 0, the default, for no limit. */
+  readonly bytesPerSecond?: number;
+  /** Blocks read around a hit, aligned to this number. */
+  readonly extentBlocks?: number;
+  /** Extents waiting to be read; more are dropped, and come again with the next hit. */
+  readonly maxQueued?: number;
+  readonly maxInFlight?: number;
+}
+
+export interface IndexGrowerStats {
+  readonly bytesRead: number;
+  readonly reads: number;
+  readonly blocksAdded: number;
+  readonly extentsQueued: number;
+  /** Extents not read because the queue was full. */
+  readonly extentsDropped: number;
+  /** Extents not read to their end because the volume failed. */
+  readonly extentsFailed: number;
+}
+
+/** 128 KiB: the guest's read-ahead window, so that much of a file is usually cached together. */
+const DEFAULT_EXTENT_BLOCKS = 32;
+const DEFAULT_MAX_QUEUED = 4096;
+const DEFAULT_IN_FLIGHT = 4;
+/** Late growth is worthless, and a NAS that slow has better things to do. */
+const READ_DEADLINE_MS = 5000;
+
+export class IndexGrower {
+  readonly #index: BlockIndex;
+  readonly #volumes: readonly BlockVolume[];
+  readonly #reader: BlockReader;
+  readonly #budget: ReadBudget;
+  readonly #hasher: PageHasher;
+  readonly #extentBlocks: number;
+  readonly #maxQueued: number;
+  /** One bit an extent, by volume: read, or waiting to be. */
+  readonly #seen: Uint8Array[];
+  readonly #failed = new Set<number>();
+  readonly #stop = new AbortController();
+  /** Volume and extent, alternating, from #head on. */
+  #queue: number[] = [];
+  #head = 0;
+  readonly #idleWaiters: (() => void)[] = [];
+  readonly #spare: Uint8Array[] = [];
+  readonly #lanes: number;
+  #lanesBusy = 0;
+  #blocksAdded = 0;
+  #extentsQueued = 0;
+  #extentsDropped = 0;
+  #extentsFailed = 0;
+
+  constructor(options: IndexGrowerOptions) {
+    this.#index = options.index;
+    this.#volumes = options.volumes;
+    this.#extentBlocks = options.extentBlocks ?? DEFAULT_EXTENT_BLOCKS;
+    this.#maxQueued = options.maxQueued ?? DEFAULT_MAX_QUEUED;
+    this.#lanes = options.maxInFlight ?? DEFAULT_IN_FLIGHT;
+    const extentBytes = this.#extentBlocks * BLOCK_BYTES;
+    this.#reader = new BlockReader({
+      volumes: options.volumes,
+      maxInFlight: this.#lanes,
+      gapBlocks: 0,
+      maxReadBytes: extentBytes,
+      deadlineMs: READ_DEADLINE_MS,
+    });
+    this.#budget = new ReadBudget(options.bytesPerSecond ?? 0);
+    this.#hasher = new PageHasher(options.index.seed);
+    this.#seen = options.volumes.map(
+      (volume) => new Uint8Array(Math.ceil(volume.blockCount / this.#extentBlocks / 8)),
+    );
+    for (let i = 0; i < this.#lanes; i++) this.#spare.push(new Uint8Array(extentBytes));
+  }
+
+  get stats(): IndexGrowerStats {
+    const { bytesRead, reads } = this.#reader.stats;
+    return {
+      bytesRead,
+      reads,
+      blocksAdded: this.#blocksAdded,
+      extentsQueued: this.#extentsQueued,
+      extentsDropped: this.#extentsDropped,
+      extentsFailed: this.#extentsFailed,
+    };
+  }
+
+  /** Notes a hit at a block. Costs a look at one bit when the surroundings are known; does nothing for a block that is not there. */
+  grow(volume: number, block: number): void {
+    const seen = this.#seen[volume];
+    const extent = Math.floor(block / this.#extentBlocks);
+    const bits = seen?.[extent >> 3];
+    if (seen === undefined || bits === undefined) return;
+    const bit = 1 << (extent & 7);
+    if ((bits & bit) !== 0 || this.#stop.signal.aborted || this.#failed.has(volume)) return;
+    if (!(block < (this.#volumes[volume]?.blockCount ?? 0))) return;
+    if ((this.#queue.length - this.#head) / 2 >= this.#maxQueued) {
+      this.#extentsDropped++;
+      return;
+    }
+    seen[extent >> 3] = bits | bit;
+    this.#extentsQueued++;
+    this.#queue.push(volume, extent);
+    if (this.#lanesBusy < this.#lanes) {
+      this.#lanesBusy++;
+      void this.#lane();
+    }
+  }
+
+  /** Resolves when nothing is waiting or being read. */
+  idle(): Promise<void> {
+    if (this.#lanesBusy === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#idleWaiters.push(resolve));
+  }
+
+  /** Drops what is waiting and adds nothing any more. */
+  close(): void {
+    this.#stop.abort();
+    this.#queue = [];
+    this.#head = 0;
+    this.#reader.close();
+  }
+
+  async #lane(): Promise<void> {
+    const buffer = this.#spare.pop() as Uint8Array;
+    for (let next = this.#next(); next !== null; next = this.#next()) {
+      const blocks = this.#volumes[next.volume]?.blockCount ?? 0;
+      const block = next.extent * this.#extentBlocks;
+      const count = Math.min(this.#extentBlocks, blocks - block);
+      await this.#budget.take(count * BLOCK_BYTES, this.#stop.signal);
+      if (this.#stop.signal.aborted) break;
+      const run = { volume: next.volume, block, count, offset: 0, stride: BLOCK_BYTES };
+      const outcome = await this.#reader.readBlocks([run], buffer);
+      if (this.#stop.signal.aborted) break;
+      this.#addBlocks(next.volume, block, outcome, buffer);
+    }
+    this.#spare.push(buffer);
+    this.#lanesBusy--;
+    if (this.#lanesBusy > 0) return;
+    for (const resolve of this.#idleWaiters.splice(0)) resolve();
+  }
+
+  #next(): { volume: number; extent: number } | null {
+    for (;;) {
+      const volume = this.#queue[this.#head];
+      const extent = this.#queue[this.#head + 1];
+      if (volume === undefined || extent === undefined) return null;
+      this.#head += 2;
+      if (this.#head > this.#maxQueued) {
+        this.#queue.splice(0, this.#head);
+        this.#head = 0;
+      }
+      if (!this.#failed.has(volume)) return { volume, extent };
+    }
+  }
+
+  #addBlocks(volume: number, block: number, outcome: ReadOutcome, buffer: Uint8Array): void {
+    if (outcome.failure !== null) {
+      this.#failed.add(volume);
+      this.#extentsFailed++;
+      return;
+    }
+    const hasher = this.#hasher;
+    for (let i = 0; i < outcome.pages; i++) {
+      hasher.hash(buffer, i * BLOCK_BYTES);
+      if (this.#index.add(volume, block + i, hasher.hi, hasher.lo) === ADDED) this.#blocksAdded++;
+    }
+  }
+}

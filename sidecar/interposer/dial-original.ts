@@ -1,0 +1,53 @@
+// Connects to the socket whose place was taken. QEMU binds before it listens, and its backlog is short, so a
+// connection that comes too early (ECONNREFUSED) or too thick (EAGAIN: Node connects without blocking) is tried
+// again, within a bound. The socket is half-open: the end of one direction does not end the other.
+
+import { connect, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { OriginalUnreachableError } from './errors.ts';
+import { errorCode } from './socket-directory.ts';
+
+/** Between QEMU's bind and listen lie microseconds; a second is far more than a loaded node needs. */
+const DEFAULT_TIMEOUT_MS = 1000;
+const RETRY_MS = 2;
+
+export interface DialOptions {
+  /** Bound for all tries together. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Dials `path`. Throws {@link OriginalUnreachableError}, or the reason of the signal. */
+export async function dialOriginal(path: string, options: DialOptions = {}): Promise<Socket> {
+  const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
+  const startedMs = performance.now();
+  for (;;) {
+    options.signal?.throwIfAborted();
+    try {
+      return await connectOnce(path);
+    } catch (error) {
+      const waitedMs = performance.now() - startedMs;
+      const code = errorCode(error);
+      const mayPass = code === 'ECONNREFUSED' || code === 'EAGAIN';
+      if (!mayPass || waitedMs >= timeoutMs) {
+        throw new OriginalUnreachableError(path, code ?? String(error), waitedMs, error);
+      }
+    }
+    await sleep(RETRY_MS);
+  }
+}
+
+function connectOnce(path: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ path, allowHalfOpen: true });
+    const failed = (error: Error) => {
+      socket.destroy();
+      reject(error);
+    };
+    socket.once('error', failed);
+    socket.once('connect', () => {
+      socket.off('error', failed);
+      resolve(socket);
+    });
+  });
+}

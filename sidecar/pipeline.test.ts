@@ -1,0 +1,223 @@
+// Whole pipelines in one process: whatever the index says and the NAS does, the destination QEMU gets the bytes that the
+// source QEMU wrote, or the migration fails on both sides.
+
+import { randomBytes } from 'node:crypto';
+import { describe, expect, it } from 'vitest';
+import { PAGE_BYTES } from './stream/page-sink.ts';
+import { generateMigration, seededRandom } from './stream/test-streams.ts';
+import { indexOf, MemoryVolume, type PipelineOutcome, runPipeline } from './test-pipeline.ts';
+
+const SHUT = Buffer.from('00010004' + '00000000', 'hex');
+const BLOCKS = 1500;
+
+/** A volume of random blocks, and a migration of a guest that has most of them in its memory. */
+function guestAndVolume(channels: number, seed = 1, qemu: '7.2' | '10.0' | '11.1' = '10.0') {
+  const volume = new MemoryVolume('root', randomBytes(BLOCKS * PAGE_BYTES));
+  const random = seededRandom(seed);
+  const migration = generateMigration({
+    qemu,
+    channels,
+    seed,
+    rounds: 3,
+    ramBlocks: [
+      { name: 'pc.ram', pageCount: 2000 },
+      { name: 'pc.bios', pageCount: 32 },
+    ],
+    content: (_block, page, round, out) => {
+      if (page % 7 === 6) return false;
+      if (page % 5 === 4 || round > 1) randomBytes(PAGE_BYTES).copy(out);
+      else {
+        const block = round === 0 ? page % BLOCKS : Math.floor(random() * BLOCKS);
+        out.set(volume.content.subarray(block * PAGE_BYTES, (block + 1) * PAGE_BYTES));
+      }
+      return true;
+    },
+  });
+  return { volume, migration, streams: [migration.main, ...migration.multifd], writes: migration.writes };
+}
+
+function expectSameBytes(outcome: PipelineOutcome, streams: readonly Uint8Array[]): void {
+  expect(outcome.source.failure).toBeUndefined();
+  expect(outcome.target.failure).toBeUndefined();
+  expect(outcome.received.length).toBe(streams.length);
+  streams.forEach((stream, i) => {
+    expect(Buffer.compare(outcome.received[i] as Buffer, stream)).toBe(0);
+  });
+  expect(outcome.source.connections).toBe(0);
+  expect(outcome.target.connections).toBe(0);
+}
+
+describe('source and target pipelines', () => {
+  it.each([
+    ['10.0', 0],
+    ['10.0', 2],
+    ['7.2', 0],
+    ['7.2', 3],
+    ['11.1', 8],
+  ] as const)(
+    'QEMU %s with %i multifd channels: same bytes, most pages from the NAS',
+    async (qemu, channels) => {
+      const { volume, streams, writes } = guestAndVolume(channels, 1, qemu);
+      const outcome = await runPipeline({
+        streams,
+        writes,
+        volumes: [volume],
+        ...indexOf([volume]),
+        answer: SHUT,
+      });
+      expectSameBytes(outcome, streams);
+      expect(outcome.answered.equals(SHUT)).toBe(true);
+      const { counters } = outcome.source;
+      expect(counters.referencePages).toBeGreaterThan(900);
+      expect(counters.resentBatches).toBe(0);
+      expect(counters.linkBytes).toBeLessThan(counters.streamBytes / 2);
+      expect(outcome.target.counters.referencePages).toBe(counters.referencePages);
+    },
+  );
+
+  it('a stale index costs resends of the pages that differ, never a wrong byte, and only wrong blocks leave it', async () => {
+    const { volume, streams, writes } = guestAndVolume(0, 2);
+    const { index, pageHasher } = indexOf([volume]);
+    const before = index.count;
+    const rewritten = [5, 77, 300, 301, 302];
+    for (const block of rewritten) randomBytes(PAGE_BYTES).copy(volume.content, block * PAGE_BYTES);
+    const outcome = await runPipeline({
+      streams,
+      writes,
+      volumes: [volume],
+      index,
+      pageHasher,
+      answer: SHUT,
+    });
+    expectSameBytes(outcome, streams);
+    const { counters } = outcome.source;
+    expect(counters.resentPages).toBeGreaterThanOrEqual(rewritten.length - 1);
+    expect(counters.resentPages).toBeLessThan(50);
+    expect(before - index.count).toBeGreaterThanOrEqual(rewritten.length - 1);
+    expect(before - index.count).toBeLessThanOrEqual(rewritten.length);
+  });
+
+  it('an index that is wrong everywhere stops being asked', async () => {
+    const { volume, streams, writes } = guestAndVolume(2, 3);
+    const { index, pageHasher } = indexOf([volume]);
+    randomBytes(volume.content.length).copy(volume.content);
+    const outcome = await runPipeline({
+      streams,
+      writes,
+      volumes: [volume],
+      index,
+      pageHasher,
+      answer: SHUT,
+    });
+    expectSameBytes(outcome, streams);
+    expect(outcome.source.counters.resentBatches).toBeGreaterThan(0);
+  });
+
+  it('forged collisions in the index end as literals', async () => {
+    const { volume, streams, writes } = guestAndVolume(0, 4);
+    const honest = indexOf([volume]);
+    // Every page of the guest has an entry that names a block with other content, as if their hashes were equal.
+    const forged = indexOf([new MemoryVolume('root', Buffer.alloc(BLOCKS * PAGE_BYTES))]).index;
+    for (let block = 0; block < BLOCKS; block++) {
+      honest.pageHasher.hash(volume.content, block * PAGE_BYTES);
+      forged.add(0, (block + 1) % BLOCKS, honest.pageHasher.hi, honest.pageHasher.lo);
+    }
+    const outcome = await runPipeline({
+      streams,
+      writes,
+      volumes: [volume],
+      index: forged,
+      pageHasher: honest.pageHasher,
+      answer: SHUT,
+    });
+    expectSameBytes(outcome, streams);
+    expect(outcome.source.counters.resentPages).toBeGreaterThan(0);
+  });
+
+  it('a NAS that fails costs literals and its references', async () => {
+    const { volume, streams, writes } = guestAndVolume(0, 5);
+    const made = indexOf([volume]);
+    volume.failure = Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' });
+    const outcome = await runPipeline({ streams, writes, volumes: [volume], ...made, answer: SHUT });
+    expectSameBytes(outcome, streams);
+    expect(outcome.source.referencesOff).toContain('NAS');
+    expect(outcome.source.counters.resentPages).toBeGreaterThan(0);
+  });
+
+  it('a NAS that hangs costs its deadline once', async () => {
+    const { volume, streams, writes } = guestAndVolume(2, 6);
+    const made = indexOf([volume]);
+    volume.delayMs = 3000;
+    const outcome = await runPipeline({
+      streams,
+      writes,
+      volumes: [volume],
+      ...made,
+      nasDeadlineMs: 100,
+      answer: SHUT,
+    });
+    expectSameBytes(outcome, streams);
+    expect(outcome.source.referencesOff).toContain('NAS');
+  });
+
+  it('a target that cannot read the volume gets literals', async () => {
+    const { volume, streams, writes } = guestAndVolume(0, 7);
+    const other = new MemoryVolume('other', randomBytes(PAGE_BYTES));
+    const made = indexOf([volume]);
+    const outcome = await runPipeline({
+      streams,
+      writes,
+      volumes: [volume],
+      ...made,
+      answer: SHUT,
+      targetVolumes: [other],
+    });
+    expectSameBytes(outcome, streams);
+    expect(outcome.source.counters.referencePages).toBe(0);
+  });
+
+  it('a peer with another session key never gets a byte of the guest', async () => {
+    const { volume, streams } = guestAndVolume(0, 8);
+    const outcome = await runPipeline({
+      streams,
+      volumes: [volume],
+      ...indexOf([volume]),
+      targetKey: randomBytes(32),
+    });
+    expect(outcome.source.failure).toBeDefined();
+    expect(outcome.target.failure).toMatchObject({ code: 'NASMIG_LINK_PROOF' });
+    expect(outcome.received.reduce((sum, bytes) => sum + bytes.length, 0)).toBe(0);
+  });
+
+  it('a source QEMU that closes before the end of RAM fails the migration on both sides', async () => {
+    const { volume, migration } = guestAndVolume(0, 9);
+    const cut = migration.main.slice(0, 400_000);
+    const outcome = await runPipeline({
+      streams: [cut],
+      closeAfterWriting: true,
+      volumes: [volume],
+      ...indexOf([volume]),
+      answer: SHUT,
+    });
+    expect(outcome.source.failure).toMatchObject({ code: 'NASMIG_SOURCE_QEMU_GONE' });
+    expect(outcome.target.failure).toBeDefined();
+    expect(Buffer.compare(outcome.received[0] as Buffer, cut.subarray(0, outcome.received[0]?.length))).toBe(
+      0,
+    );
+  });
+
+  it('post-copy announced by main sends everything raw', async () => {
+    const volume = new MemoryVolume('root', randomBytes(BLOCKS * PAGE_BYTES));
+    const migration = generateMigration({ postcopy: 'advised', seed: 10 });
+    const outcome = await runPipeline({
+      streams: [migration.main],
+      volumes: [volume],
+      ...indexOf([volume]),
+      answer: SHUT,
+    });
+    expect(outcome.source.rawReason).toBe('PostCopyAnnounced');
+    expect(Buffer.compare(outcome.received[0] as Buffer, migration.main)).toBe(0);
+    expect(outcome.answered.equals(SHUT)).toBe(true);
+    expect(outcome.source.counters.batches).toBe(0);
+  });
+});

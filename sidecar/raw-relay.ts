@@ -1,0 +1,62 @@
+// Copies bytes between two sockets, both ways, as they come: the way of every connection that is not accelerated.
+// A half-close of one side becomes a half-close of the other; an error of either side closes both.
+
+import type { Socket } from 'node:net';
+
+/**
+ * Relays until both directions have ended or either side broke.
+ * @param forward called with the number of bytes that went from `left` to `right`.
+ * @returns the error that ended it, or undefined after an orderly end.
+ */
+export function relayRaw(
+  left: Socket,
+  right: Socket,
+  forward?: (bytes: number) => void,
+): Promise<Error | undefined> {
+  return new Promise((resolve) => {
+    let error: Error | undefined;
+    let open = 2;
+    const closed = (): void => {
+      open -= 1;
+      if (open === 0) resolve(error);
+    };
+    for (const [from, to] of [
+      [left, right],
+      [right, left],
+    ] as const) {
+      from.on('data', (bytes: Buffer) => {
+        if (from === left) forward?.(bytes.length);
+        if (!to.write(bytes)) from.pause();
+      });
+      to.on('drain', () => from.resume());
+      from.on('end', () => to.end());
+      from.on('error', (cause) => {
+        error ??= cause;
+      });
+      from.on('close', (hadError: boolean) => {
+        // A socket that broke, or that closed although the other may still write to it, has no reader any more.
+        if (hadError || !from.readableEnded) to.destroy();
+        closed();
+      });
+      from.resume();
+    }
+  });
+}
+
+/** How long a socket that was ended may still be read, so that what was written last is not lost by a reset. */
+const LINGER_MS = 1000;
+
+/**
+ * Ends a socket whose last written bytes matter (an ABORT, an END_ACK). Closing with bytes unread would reset the
+ * connection and throw those away, so what still comes is read and dropped, for a bounded time.
+ */
+export function endLingering(socket: Socket): void {
+  if (socket.destroyed) return;
+  socket.end();
+  socket.removeAllListeners('data');
+  socket.on('data', () => {});
+  socket.resume();
+  const timer = setTimeout(() => socket.destroy(), LINGER_MS).unref();
+  socket.once('end', () => socket.destroySoon());
+  socket.once('close', () => clearTimeout(timer));
+}

@@ -1,0 +1,46 @@
+import { describe, expect, it } from 'vitest';
+import { LinkRate } from './link-rate.ts';
+
+/** A link of `bytesPerMs` that a sender keeps filled with `queue` bytes for `ms`. */
+function run(rate: LinkRate, fromMs: number, ms: number, bytesPerMs: number, queue: number): number {
+  rate.sent(queue);
+  for (let t = fromMs; t < fromMs + ms; t += 5) {
+    rate.sent(bytesPerMs * 5);
+    rate.acknowledged(bytesPerMs * 5, t + 5);
+  }
+  return fromMs + ms;
+}
+
+describe('LinkRate', () => {
+  it('learns the rate of a link that is kept busy', () => {
+    const rate = new LinkRate();
+    run(rate, 0, 2000, 25_000, 1_000_000);
+    expect(rate.bytesPerSecond).toBeGreaterThan(24e6);
+    expect(rate.bytesPerSecond).toBeLessThan(26.5e6);
+    expect(rate.idle).toBe(false);
+  });
+
+  it('follows a link that becomes slower', () => {
+    const rate = new LinkRate();
+    const at = run(rate, 0, 1000, 100_000, 4_000_000);
+    run(rate, at, 2000, 10_000, 0);
+    expect(rate.bytesPerSecond).toBeLessThan(12e6);
+  });
+
+  it('takes an idle link only as a lower bound', () => {
+    const rate = new LinkRate();
+    const at = run(rate, 0, 1000, 25_000, 1_000_000);
+    for (let t = at + 5; rate.outstandingBytes > 0; t += 5) rate.acknowledged(125_000, t);
+    const learned = rate.bytesPerSecond;
+    for (let t = at + 50; t < at + 2000; t += 10) {
+      rate.sent(100);
+      rate.acknowledged(100, t);
+    }
+    expect(rate.idle).toBe(true);
+    expect(rate.bytesPerSecond).toBe(learned);
+  });
+
+  it('starts from what the operator configured', () => {
+    expect(new LinkRate(5_000_000).bytesPerSecond).toBe(5_000_000);
+  });
+});

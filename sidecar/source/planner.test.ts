@@ -1,0 +1,84 @@
+import { describe, expect, it } from 'vitest';
+import { LITERAL_PAGE } from '../link/batch-encoder.ts';
+import { PAGE_BYTES } from '../stream/page-sink.ts';
+import { type BlockLookup, type PageHash, type PipeState, Planner } from './planner.ts';
+
+const FREE: PipeState = {
+  linkBytesPerSecond: 0,
+  linkQueuedBytes: 0,
+  literalRatio: 1,
+  nasBytesPerSecond: 0,
+  nasQueuedBytes: 0,
+};
+
+/** Pages are told apart by their first byte; those below 100 are on volume 0 at ten times that block, 100 is on volume 1. */
+const hash: PageHash & { hi: number } = {
+  hi: 0,
+  lo: 0,
+  hash(bytes, offset) {
+    this.hi = bytes[offset] as number;
+  },
+};
+const index: BlockLookup = {
+  lookupNear: (hi) => (hi <= 100 ? hi : -1),
+  volume: (place) => (place === 100 ? 1 : 0),
+  block: (place) => place * 10,
+};
+
+function pagesOf(...firstBytes: number[]): { bytes: Buffer; offsets: Uint32Array } {
+  const bytes = Buffer.alloc(firstBytes.length * PAGE_BYTES);
+  firstBytes.forEach((byte, i) => {
+    bytes[i * PAGE_BYTES] = byte;
+  });
+  return { bytes, offsets: Uint32Array.from(firstBytes, (_, i) => i * PAGE_BYTES) };
+}
+
+describe('Planner', () => {
+  const plan = (first: number[], pipes: PipeState, firstReferencable = 0, usable = [true, true]) => {
+    const { bytes, offsets } = pagesOf(...first);
+    const planner = new Planner(index, hash, usable, 512);
+    const made = planner.plan(bytes, offsets, first.length, firstReferencable, pipes);
+    return {
+      ...made,
+      volumes: [...made.volumes.subarray(0, first.length)],
+      blocks: [...made.blocks.subarray(0, first.length)],
+    };
+  };
+
+  it('refers to what the index knows and sends the rest', () => {
+    const made = plan([3, 200, 7], FREE);
+    expect(made.volumes).toEqual([0, LITERAL_PAGE, 0]);
+    expect(made.blocks[0]).toBe(30);
+    expect(made.blocks[2]).toBe(70);
+    expect(made.references).toBe(2);
+  });
+
+  it('sends the first bytes of a connection as they are', () => {
+    expect(plan([3, 3], FREE, PAGE_BYTES).volumes).toEqual([LITERAL_PAGE, 0]);
+  });
+
+  it('does not refer to a volume that the target cannot read', () => {
+    expect(plan([100, 3], FREE, 0, [true, false]).volumes).toEqual([LITERAL_PAGE, 0]);
+  });
+
+  it('sends by the link what a slow NAS would take longer for', () => {
+    const many = Array.from({ length: 500 }, () => 3);
+    const slowNas: PipeState = { ...FREE, linkBytesPerSecond: 10e6, nasBytesPerSecond: 1e6 };
+    const made = plan(many, slowNas);
+    expect(made.references).toBeGreaterThan(20);
+    expect(made.references).toBeLessThan(80);
+    expect(made.declined).toBe(500 - made.references);
+  });
+
+  it('refers to everything when the NAS is the faster pipe', () => {
+    const many = Array.from({ length: 500 }, () => 3);
+    expect(plan(many, { ...FREE, linkBytesPerSecond: 25e6, nasBytesPerSecond: 250e6 }).references).toBe(500);
+  });
+
+  it('counts compression of literals as speed of the link', () => {
+    const many = Array.from({ length: 500 }, () => 3);
+    const rates = { ...FREE, linkBytesPerSecond: 10e6, nasBytesPerSecond: 20e6 };
+    const incompressible = plan(many, rates).references;
+    expect(plan(many, { ...rates, literalRatio: 4 }).references).toBeLessThan(incompressible);
+  });
+});

@@ -1,0 +1,113 @@
+// Decides for each page of a batch: reference to a block of a volume, or literal. The NAS and the link work side by side,
+// so a page goes to the pipe that would finish it sooner; within 10 % of each other the one that saves link bytes wins.
+
+import { LITERAL_PAGE } from '../link/batch-encoder.ts';
+import { PAGE_BYTES } from '../stream/page-sink.ts';
+
+/** A literal must beat a reference by this factor before link bytes are spent on it. */
+const REFERENCE_PREFERENCE = 1.1;
+
+/** Queues shorter than this are noise: both pipes count as free. */
+const FREE_SECONDS = 0.02;
+
+/** The part of the block index the planner asks; `place` is whatever lookup returned. */
+export interface BlockLookup {
+  lookupNear(hi: number, lo: number, volume: number, expectedBlock: number): number;
+  volume(place: number): number;
+  block(place: number): number;
+}
+
+export interface PageHash {
+  readonly hi: number;
+  readonly lo: number;
+  hash(bytes: Uint8Array, offset: number): void;
+}
+
+/** What is known about the two pipes when a batch is planned. Rates in bytes per second, 0 when unknown. */
+export interface PipeState {
+  readonly linkBytesPerSecond: number;
+  readonly linkQueuedBytes: number;
+  /** Stream bytes of literals per link byte. */
+  readonly literalRatio: number;
+  readonly nasBytesPerSecond: number;
+  readonly nasQueuedBytes: number;
+}
+
+export interface Plan {
+  /** Per page: index of the volume, or LITERAL_PAGE. Valid up to the batch's page count until the next plan. */
+  readonly volumes: Uint16Array;
+  /** Per page: block of the volume, where it is a reference. */
+  readonly blocks: Uint32Array;
+  references: number;
+  /** Pages that the index knows but the NAS was too busy for. */
+  declined: number;
+}
+
+export class Planner {
+  readonly #index: BlockLookup;
+  readonly #hash: PageHash;
+  readonly #usable: readonly boolean[];
+  readonly #plan: Plan;
+
+  /** @param usable per volume: whether the target can read it. @param maxPages largest page count of a batch. */
+  constructor(index: BlockLookup, hash: PageHash, usable: readonly boolean[], maxPages: number) {
+    this.#index = index;
+    this.#hash = hash;
+    this.#usable = usable;
+    this.#plan = {
+      volumes: new Uint16Array(maxPages),
+      blocks: new Uint32Array(maxPages),
+      references: 0,
+      declined: 0,
+    };
+  }
+
+  /** Plans a batch whose pages start at `pageOffsets` in `bytes`; pages before `firstReferencable` stay literals. */
+  plan(
+    bytes: Uint8Array,
+    pageOffsets: Uint32Array,
+    pageCount: number,
+    firstReferencable: number,
+    pipes: PipeState,
+  ): Plan {
+    const plan = this.#plan;
+    plan.references = 0;
+    plan.declined = 0;
+    const linkRate = pipes.linkBytesPerSecond * Math.max(1, pipes.literalRatio);
+    let linkSeconds = pipes.linkBytesPerSecond > 0 ? pipes.linkQueuedBytes / pipes.linkBytesPerSecond : 0;
+    let nasSeconds = pipes.nasBytesPerSecond > 0 ? pipes.nasQueuedBytes / pipes.nasBytesPerSecond : 0;
+    const weigh = pipes.nasBytesPerSecond > 0 && linkRate > 0;
+    let expectedVolume = 0;
+    let expectedBlock = 0;
+    for (let i = 0; i < pageCount; i++) {
+      plan.volumes[i] = LITERAL_PAGE;
+      const offset = pageOffsets[i] as number;
+      let place = -1;
+      if (offset >= firstReferencable) {
+        this.#hash.hash(bytes, offset);
+        place = this.#index.lookupNear(this.#hash.hi, this.#hash.lo, expectedVolume, expectedBlock);
+        if (place >= 0 && this.#usable[this.#index.volume(place)] !== true) place = -1;
+      }
+      if (place >= 0 && weigh) {
+        const byNas = nasSeconds + PAGE_BYTES / pipes.nasBytesPerSecond;
+        const byLink = linkSeconds + PAGE_BYTES / linkRate;
+        if (byNas > FREE_SECONDS && byNas > byLink * REFERENCE_PREFERENCE) {
+          plan.declined += 1;
+          place = -1;
+        }
+      }
+      if (place < 0) {
+        if (linkRate > 0) linkSeconds += PAGE_BYTES / linkRate;
+        continue;
+      }
+      if (pipes.nasBytesPerSecond > 0) nasSeconds += PAGE_BYTES / pipes.nasBytesPerSecond;
+      expectedVolume = this.#index.volume(place);
+      const block = this.#index.block(place);
+      expectedBlock = block + 1;
+      plan.volumes[i] = expectedVolume;
+      plan.blocks[i] = block;
+      plan.references += 1;
+    }
+    return plan;
+  }
+}

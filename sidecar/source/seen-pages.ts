@@ -1,0 +1,44 @@
+// Which guest pages the stream has shown already, over all connections of one migration. The first page that comes a
+// second time is the first sign of QEMU's second pass, from which on QEMU may stop the VM at any moment.
+
+import type { RamBlocks } from '../stream/ram-blocks.ts';
+
+/** A bitmap for 2 TiB of guest memory. A list that claims more gets no bitmaps: every page then counts as seen again. */
+const MAX_TRACKED_PAGES = 2 ** 29;
+
+export class SeenPages {
+  readonly #ramBlocks: RamBlocks;
+  #bitmaps: Uint32Array[] | undefined;
+
+  constructor(ramBlocks: RamBlocks) {
+    this.#ramBlocks = ramBlocks;
+  }
+
+  /**
+   * Marks `count` pages of one RAMBlock.
+   * @returns how many of them were not seen before; -1 while the RAMBlock list is not known, or when it is too large to track.
+   */
+  mark(ramBlock: number, pageNumbers: Uint32Array, count: number): number {
+    const bitmap = this.#bitmapOf(ramBlock);
+    if (bitmap === undefined) return -1;
+    let fresh = 0;
+    for (let i = 0; i < count; i++) {
+      const page = pageNumbers[i] as number;
+      const word = bitmap[page >>> 5];
+      if (word === undefined) continue;
+      const bit = 1 << (page & 31);
+      if ((word & bit) !== 0) continue;
+      bitmap[page >>> 5] = word | bit;
+      fresh += 1;
+    }
+    return fresh;
+  }
+
+  #bitmapOf(ramBlock: number): Uint32Array | undefined {
+    if (this.#bitmaps === undefined) {
+      if (!this.#ramBlocks.isListed || this.#ramBlocks.totalPages > MAX_TRACKED_PAGES) return undefined;
+      this.#bitmaps = this.#ramBlocks.all.map((block) => new Uint32Array(Math.ceil(block.pageCount / 32)));
+    }
+    return this.#bitmaps[ramBlock];
+  }
+}

@@ -1,0 +1,802 @@
+// One connection of an outgoing migration: QEMU's socket on one side, the link to the target sidecar on the other.
+// Bytes from QEMU are copied, parsed for pages, planned, framed and kept until the target acknowledged them; QEMU's return
+// path goes back at once. The protocol's state machine is in docs/link-protocol.md.
+
+import type { Socket } from 'node:net';
+import { LinkClosedError, ReturnPathStuckError, SourceQemuGoneError } from '../connection-errors.ts';
+import { PageHasher, seedFromBytes } from '../index/page-hash.ts';
+import { BatchEncoder, LITERAL_PAGE } from '../link/batch-encoder.ts';
+import { TagSealer } from '../link/batch-tag.ts';
+import { FrameReader } from '../link/frame-reader.ts';
+import {
+  ABORT_INTERNAL,
+  type AckFrame,
+  FIRST_LITERAL_BYTES,
+  FRAME_ABORT,
+  FRAME_ACK,
+  FRAME_END_ACK,
+  FRAME_HELLO,
+  FRAME_PING,
+  FRAME_PONG,
+  FRAME_RESEND,
+  FRAME_RETURN,
+  FRAME_RETURN_END,
+  type FrameAt,
+  HELLO_TIMEOUT_MS,
+  INITIAL_CREDIT_BYTES,
+  LATE_AFTER_MS,
+  MAX_BATCH_PAGES,
+  MAX_HELD_RETURN_BYTES,
+  type Mode,
+  PAGE_BYTES,
+  PING_INTERVAL_MS,
+  RESEND_TAG_MISMATCH,
+  type ResendFrame,
+  SILENT_AFTER_MS,
+} from '../link/frame-types.ts';
+import { abortFrame, endFrame, helloFrame, pingFrame, pongFrame } from '../link/frame-writer.ts';
+import {
+  decodeHello,
+  encodeSourceHello,
+  type Hello,
+  migrationIdFromUid,
+  randomHello,
+  verifyTargetHello,
+} from '../link/hello.ts';
+import { LinkError, LinkPeerAbortError, LinkSilentError } from '../link/link-errors.ts';
+import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
+import { differingPages } from '../link/page-digest.ts';
+import { PatchEncoder } from '../link/patch-body.ts';
+import { endLingering, relayRaw } from '../raw-relay.ts';
+import { CONNECTION_KIND_BYTES, connectionKind } from '../stream/connection-kind.ts';
+import { MainChannelFinder } from '../stream/main-channel.ts';
+import { MultifdChannelFinder } from '../stream/multifd-channel.ts';
+import type {
+  BoundaryKind,
+  ChannelFinder,
+  CompressionKind,
+  OpaqueReason,
+  PageSink,
+} from '../stream/page-sink.ts';
+import type { RamBlock } from '../stream/ram-blocks.ts';
+import { Planner } from './planner.ts';
+import type { SourceMigration } from './source-migration.ts';
+import { type StreamBatch, StreamBatcher } from './stream-batcher.ts';
+
+/** Input idle for this long is flushed: waiting for a batch to fill would be downtime. */
+const IDLE_FLUSH_MS = 1;
+
+/** A connection that says nothing for this long after it was opened (post-copy's preempt channel) is relayed raw. */
+const SILENT_OPENING_MS = 250;
+
+/** Bytes of main that are looked at before HELLO: enough for header, configuration and the commands before RAM. */
+const OPENING_BYTES = 64 * 1024;
+
+/** What may wait in the link's socket before no more is read from QEMU. */
+const LINK_BACKLOG_BYTES = 2 * 1024 * 1024;
+
+/** Whoever closes first is the target; it gets this long after END_ACK. */
+const CLOSE_GRACE_MS = 2000;
+
+interface KeptBatch {
+  readonly number: number;
+  readonly batch: StreamBatch;
+  readonly linkBytes: number;
+  /** Per page LITERAL_PAGE or volume, and block; undefined when nothing was referenced. */
+  readonly volumes: Uint16Array | undefined;
+  readonly blocks: Uint32Array | undefined;
+  readonly references: number;
+  attempt: number;
+}
+
+type State = 'opening' | 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
+
+export class SourceConnection implements PageSink {
+  readonly ordinal: number;
+  readonly #migration: SourceMigration;
+  readonly #qemu: Socket;
+  #link: Socket | undefined;
+  #state: State = 'opening';
+  #finder: ChannelFinder | undefined;
+  #isMain = false;
+  readonly #batcher: StreamBatcher;
+  #flushWanted = false;
+  #opening: Buffer[] = [];
+  #openingBytes = 0;
+  #openingDecided: (mode: Mode) => void = () => {};
+  #qemuEnded = false;
+  #qemuPaused = true;
+  #paceTimer: NodeJS.Timeout | undefined;
+  #idleTimer: NodeJS.Timeout | undefined;
+  #bytesAtIdleTimer = 0;
+  #keepAliveTimer: NodeJS.Timeout | undefined;
+  #lastHeardMs = 0;
+  #late = false;
+
+  #reader: FrameReader<'source'> | undefined;
+  #encoder: BatchEncoder | undefined;
+  #patchEncoder: PatchEncoder | undefined;
+  #sealer: TagSealer | undefined;
+  #digester: PageHasher | undefined;
+  #planner: Planner | undefined;
+  #ownHello: Hello | undefined;
+  #helloAnswered: (mode: Mode) => void = () => {};
+
+  #queue: StreamBatch[] = [];
+  readonly #kept = new Map<number, KeptBatch>();
+  #nextNumber = 0;
+  #delivered = 0;
+  #streamBytes = 0;
+  #sentBytes = 0;
+  #creditLimit = INITIAL_CREDIT_BYTES;
+  #outstandingBytes = 0;
+  readonly #differing = new Uint32Array(MAX_BATCH_PAGES);
+
+  constructor(migration: SourceMigration, ordinal: number, qemu: Socket) {
+    this.#migration = migration;
+    this.ordinal = ordinal;
+    this.#qemu = qemu;
+    this.#batcher = new StreamBatcher(migration.pool);
+    qemu.on('data', (bytes: Buffer) => this.#guard(() => this.#onQemuBytes(bytes)));
+    qemu.on('end', () => this.#guard(() => this.#onQemuEnd()));
+    qemu.on('error', (error) => this.#onQemuError(error));
+    qemu.on('close', () => {
+      if (this.#state === 'opening' || this.#state === 'greeting' || this.#state === 'framed')
+        this.#onQemuEnd();
+    });
+  }
+
+  /** Decides framed or raw by the first bytes, connects to the target sidecar, and resolves when HELLO was answered. */
+  async open(): Promise<void> {
+    if (this.#state === 'closed') return;
+    try {
+      const wanted = await this.#decideMode();
+      this.#link = await this.#migration.options.dial();
+      if (this.#isClosed()) {
+        this.#link.destroy();
+        return;
+      }
+      const mode = await this.#greet(this.#link, wanted);
+      if (this.#isClosed()) return;
+      if (mode === 'raw') this.#goRaw(this.#link);
+      else this.#goFramed();
+    } catch (error) {
+      this.fail(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  /** Runs one step of this connection; whatever it throws ends the connection, never the process. */
+  #guard(step: () => void): void {
+    try {
+      step();
+    } catch (error) {
+      this.fail(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  // ---- opening
+
+  #isClosed(): boolean {
+    return this.#state === 'closed';
+  }
+
+  #decideMode(): Promise<Mode> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => this.#openingDecided('raw'), SILENT_OPENING_MS);
+      this.#openingDecided = (mode) => {
+        clearTimeout(timer);
+        this.#openingDecided = () => {};
+        this.#pauseQemu();
+        resolve(this.#migration.rawReason === undefined ? mode : 'raw');
+      };
+      this.#resumeQemu();
+    });
+  }
+
+  /** Looks at the first bytes while they are held back. */
+  #onOpeningBytes(bytes: Buffer): void {
+    this.#opening.push(bytes);
+    this.#openingBytes += bytes.length;
+    if (this.#finder === undefined) {
+      const first = this.#opening.length === 1 ? bytes : Buffer.concat(this.#opening);
+      const kind = connectionKind(first.subarray(0, CONNECTION_KIND_BYTES));
+      if (kind === 'more-bytes-needed') return;
+      this.#isMain = kind === 'main';
+      if (kind === 'main') this.#finder = new MainChannelFinder(this, this.#migration.ramBlocks);
+      else if (kind === 'multifd') this.#finder = new MultifdChannelFinder(this, this.#migration.ramBlocks);
+      else {
+        this.#migration.options.log('connection relayed raw', { connection: this.ordinal, kind });
+        this.#openingDecided('raw');
+        return;
+      }
+      this.#finder.push(first);
+      // A multifd channel is framed unless main already went raw; main itself is looked at until RAM's list came.
+      if (kind === 'multifd') this.#openingDecided('framed');
+    } else this.#finder.push(bytes);
+    const known = this.#migration.rawReason !== undefined || this.#migration.ramBlocks.isListed;
+    if (known || this.#finder.isOpaque || this.#openingBytes >= OPENING_BYTES) this.#openingDecided('framed');
+  }
+
+  async #greet(link: Socket, mode: Mode): Promise<Mode> {
+    this.#state = 'greeting';
+    const { migrationId, sessionKey, volumes } = this.#migration.options;
+    const body = encodeSourceHello(
+      {
+        ordinal: this.ordinal,
+        mode,
+        random: randomHello(),
+        migrationId: migrationIdFromUid(migrationId),
+        volumes,
+      },
+      deriveProofKey(sessionKey),
+    );
+    this.#ownHello = decodeHello(body);
+    this.#reader = new FrameReader<'source'>({ onFrame: (frame) => this.#onFrame(frame) }, 'source');
+    link.on('data', (bytes: Buffer) => this.#onLinkBytes(bytes));
+    link.on('error', (error) => this.fail(new LinkClosedError(this.#state, error)));
+    link.on('end', () => this.#onLinkClose());
+    link.on('close', () => this.#onLinkClose());
+    this.#writeLink(helloFrame(body));
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(
+        () => reject(new LinkSilentError(HELLO_TIMEOUT_MS, 'the answer to HELLO')),
+        HELLO_TIMEOUT_MS,
+      );
+      this.#helloAnswered = (answered) => {
+        clearTimeout(timer);
+        resolve(answered);
+      };
+      this.#failed = (error) => {
+        clearTimeout(timer);
+        reject(error);
+      };
+    });
+  }
+  #failed: (error: Error) => void = () => {};
+
+  #onHello(answer: Hello): void {
+    const own = this.#ownHello;
+    if (own === undefined) return;
+    const { sessionKey, index, pageHasher } = this.#migration.options;
+    const agreement = verifyTargetHello(answer, deriveProofKey(sessionKey), own);
+    if (agreement.mode === 'raw') {
+      this.#reader?.detach();
+      this.#helloAnswered('raw');
+      return;
+    }
+    const keys = deriveConnectionKeys(sessionKey, own.random, answer.random, this.ordinal);
+    this.#sealer = new TagSealer(keys.tagKey);
+    const seed = Buffer.alloc(8);
+    seed.writeBigUInt64BE(keys.digestSeed);
+    this.#digester = new PageHasher(seedFromBytes(seed));
+    this.#encoder = new BatchEncoder({ zstd: this.#migration.options.zstd });
+    this.#patchEncoder = new PatchEncoder({ zstd: this.#migration.options.zstd });
+    const usable = agreement.volumes.map((volume) => volume.usable);
+    this.#planner = new Planner(index, pageHasher, usable, MAX_BATCH_PAGES);
+    this.#helloAnswered('framed');
+  }
+
+  #goFramed(): void {
+    this.#state = 'framed';
+    this.#lastHeardMs = this.#migration.options.now();
+    this.#keepAliveTimer = setInterval(() => this.#keepAlive(), PING_INTERVAL_MS);
+    const held = this.#opening;
+    this.#opening = [];
+    // The finder saw these bytes already; only what it announced was noted, so they are just collected here.
+    for (const bytes of held) this.#collect(bytes, false);
+    this.#cut();
+    this.regulate();
+    if (this.#qemuEnded) this.#finish();
+  }
+
+  #goRaw(link: Socket): void {
+    this.#state = 'raw';
+    for (const bytes of this.#opening) {
+      this.#migration.counters.streamBytes += bytes.length;
+      link.write(bytes);
+    }
+    this.#opening = [];
+    const early = this.#reader?.takeRest();
+    if (early !== undefined && early.length > 0) this.#qemu.write(early);
+    this.#qemu
+      .removeAllListeners('data')
+      .removeAllListeners('end')
+      .removeAllListeners('error')
+      .removeAllListeners('close');
+    link.removeAllListeners('data').removeAllListeners('error').removeAllListeners('close');
+    if (this.#qemuEnded) link.end();
+    void relayRaw(this.#qemu, link, (bytes) => {
+      this.#migration.counters.streamBytes += bytes;
+      this.#migration.counters.linkBytes += bytes;
+    }).then(() => this.#close(undefined));
+  }
+
+  // ---- from QEMU
+
+  #onQemuBytes(bytes: Buffer): void {
+    if (this.#state === 'opening') this.#onOpeningBytes(bytes);
+    else if (this.#state === 'framed') {
+      this.#migration.pace.take(bytes.length, this.#migration.options.now());
+      this.#collect(bytes, true);
+      this.#armIdleFlush();
+      this.regulate();
+    } else if (this.#state === 'greeting') {
+      // Read before the pause took effect.
+      this.#opening.push(bytes);
+      this.#finder?.push(bytes);
+    }
+  }
+
+  #collect(bytes: Buffer, parse: boolean): void {
+    this.#streamBytes += bytes.length;
+    this.#migration.counters.streamBytes += bytes.length;
+    let at = 0;
+    while (at < bytes.length) {
+      const taken = this.#batcher.append(bytes, at, this.#migration.batchBytes);
+      if (taken === 0) {
+        this.#cut();
+        continue;
+      }
+      if (parse) this.#finder?.push(taken === bytes.length ? bytes : bytes.subarray(at, at + taken));
+      at += taken;
+      if (this.#flushWanted) {
+        this.#flushWanted = false;
+        this.#cut();
+      }
+    }
+  }
+
+  #armIdleFlush(): void {
+    if (this.#idleTimer !== undefined || this.#batcher.heldBytes === 0) return;
+    this.#bytesAtIdleTimer = this.#streamBytes;
+    this.#idleTimer = setTimeout(() => {
+      this.#idleTimer = undefined;
+      if (this.#state !== 'framed') return;
+      // While we hold QEMU back ourselves nothing can come, so that pause counts as idle too.
+      if (this.#streamBytes === this.#bytesAtIdleTimer) this.#guard(() => this.#cut());
+      this.#armIdleFlushIfMoving();
+      this.regulate();
+    }, IDLE_FLUSH_MS);
+  }
+
+  #armIdleFlushIfMoving(): void {
+    if (this.#streamBytes !== this.#bytesAtIdleTimer) this.#armIdleFlush();
+  }
+
+  #onQemuEnd(): void {
+    if (this.#qemuEnded || this.#state === 'closed') return;
+    this.#qemuEnded = true;
+    if (this.#state === 'opening') this.#openingDecided('raw');
+    else if (this.#state === 'framed') this.#finish();
+  }
+
+  /** A broken QEMU socket ends the stream where it is; whether that is a failure #finish tells by RAM's end. */
+  #onQemuError(error: Error): void {
+    this.#migration.options.log('QEMU connection broke', { connection: this.ordinal, error: error.message });
+    this.#onQemuEnd();
+  }
+
+  /** QEMU closed: everything held goes out, then END; before the end of RAM main's close is a failed migration. */
+  #finish(): void {
+    if (
+      this.#isMain &&
+      !this.#migration.ramEnded &&
+      this.#migration.rawReason === undefined &&
+      !this.#finder?.isOpaque
+    ) {
+      this.fail(new SourceQemuGoneError(this.#streamBytes));
+      return;
+    }
+    this.#state = 'ending';
+    this.#cut();
+    this.#sendQueued();
+  }
+
+  // ---- what the page finder tells
+
+  ramBlocks(blocks: readonly RamBlock[]): void {
+    const { pace, options } = this.#migration;
+    pace.addRam(this.#migration.ramBlocks.totalPages * PAGE_BYTES);
+    options.log('RAM listed', {
+      blocks: blocks.length,
+      bytes: this.#migration.ramBlocks.totalPages * PAGE_BYTES,
+    });
+  }
+
+  pages(streamOffset: number, ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+    this.#batcher.announce(streamOffset, count);
+    this.#markSeen(ramBlock, pageNumbers, count);
+  }
+
+  zeroPages(ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+    this.#migration.counters.zeroPages += count;
+    this.#markSeen(ramBlock, pageNumbers, count);
+  }
+
+  unknownPages(ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+    this.#markSeen(ramBlock, pageNumbers, count);
+  }
+
+  #markSeen(ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+    const { seen, pace } = this.#migration;
+    const fresh = seen.mark(ramBlock, pageNumbers, count);
+    if (fresh > 0) pace.firstSeen(fresh * PAGE_BYTES);
+    if (fresh < count && fresh >= 0) this.#laterPass();
+  }
+
+  #laterPass(): void {
+    const { pace } = this.#migration;
+    if (pace.phase !== 'first-pass') return;
+    this.#migration.options.log('later pass', { remainingBytes: pace.remainingBytes });
+    pace.laterPass();
+  }
+
+  compression(kind: CompressionKind): void {
+    this.#migration.options.log('QEMU compresses pages itself: they pass as they are', {
+      connection: this.ordinal,
+      kind,
+    });
+  }
+
+  boundary(_streamOffset: number, kind: BoundaryKind): void {
+    this.#flushWanted = true;
+    if (kind === 'multifd-flush' && this.#migration.counters.streamBytes > OPENING_BYTES && this.#isMain) {
+      // QEMU wraps around with a FLUSH; the one in RAM's START comes before any page.
+      if (this.#migration.counters.zeroPages + this.#migration.counters.batches > 0) this.#laterPass();
+    }
+    if (kind === 'switchover-start' || kind === 'ram-end') {
+      this.#migration.pace.release();
+      if (kind === 'ram-end') this.#migration.ramEnded = true;
+    }
+  }
+
+  postcopyAnnounced(advisesRam: boolean): void {
+    if (!advisesRam) return;
+    this.#migration.rawReason ??= 'PostCopyAnnounced';
+    this.#openingDecided('raw');
+  }
+
+  postcopyStarted(): void {
+    this.#migration.options.log('post-copy started inside a framed migration', { connection: this.ordinal });
+  }
+
+  opaque(reason: OpaqueReason, streamOffset: number, detail: string): void {
+    if (reason === 'ram-end') return;
+    this.#migration.options.log('stream not understood from here on: no references', {
+      connection: this.ordinal,
+      reason,
+      streamOffset,
+      detail,
+    });
+  }
+
+  // ---- to the link
+
+  #cut(): void {
+    const batch = this.#batcher.cut();
+    if (batch !== undefined) this.#queue.push(batch);
+    this.#sendQueued();
+  }
+
+  #sendQueued(): void {
+    if (this.#state !== 'framed' && this.#state !== 'ending') return;
+    while (this.#queue.length > 0) {
+      const batch = this.#queue[0] as StreamBatch;
+      if (this.#sentBytes + batch.bytes.length > this.#creditLimit) return;
+      this.#queue.shift();
+      this.#send(batch);
+    }
+    if (this.#state === 'ending' && this.#batcher.heldBytes === 0 && !this.#endSent) {
+      this.#endSent = true;
+      this.#writeLink([endFrame(this.#streamBytes, this.#nextNumber)]);
+    } else if (this.#state === 'ending' && this.#batcher.heldBytes > 0 && !this.#endSent) {
+      // QEMU closed inside a page: the torn rest goes out as it is.
+      this.#batcher.forgetPages();
+      this.#cut();
+    }
+  }
+  #endSent = false;
+
+  #send(batch: StreamBatch): void {
+    const migration = this.#migration;
+    const { counters, options } = migration;
+    const number = this.#nextNumber++;
+    const plan = this.#plan(batch);
+    const sealer = this.#sealer as TagSealer;
+    const encoder = this.#encoder as BatchEncoder;
+    const tag = sealer.seal(number, 0, batch.bytes, batch.pageCount);
+    const encoded = encoder.encode({
+      number,
+      reconstructed: batch.bytes,
+      pageOffsets: batch.pageOffsets,
+      pageCount: batch.pageCount,
+      pageVolumes: plan.volumes,
+      pageBlocks: plan.blocks,
+      tag,
+    });
+    const references = plan.references;
+    this.#kept.set(number, {
+      number,
+      batch,
+      linkBytes: encoded.frameBytes,
+      volumes: references > 0 ? plan.volumes.slice(0, batch.pageCount) : undefined,
+      blocks: references > 0 ? plan.blocks.slice(0, batch.pageCount) : undefined,
+      references,
+      attempt: 0,
+    });
+    if (options.onHit !== undefined && references > 0) {
+      for (let i = 0; i < batch.pageCount; i++) {
+        const volume = plan.volumes[i] as number;
+        if (volume !== LITERAL_PAGE) options.onHit(volume, plan.blocks[i] as number);
+      }
+    }
+    this.#sentBytes += batch.bytes.length;
+    this.#outstandingBytes += batch.bytes.length;
+    migration.windowBytes += batch.bytes.length;
+    migration.nasQueuedBytes += references * PAGE_BYTES;
+    migration.linkRate.sent(encoded.frameBytes);
+    if (encoded.literalPages > 0)
+      migration.countLiterals(encoded.literalPages * PAGE_BYTES, encoded.literalStoredBytes);
+    counters.batches += 1;
+    counters.linkBytes += encoded.frameBytes;
+    counters.referencePages += references;
+    counters.literalPages += encoded.literalPages;
+    counters.declinedPages += plan.declined;
+    this.#writeLink(encoded.parts, () => encoder.release(encoded));
+  }
+
+  #plan(batch: StreamBatch): ReturnType<Planner['plan']> {
+    const migration = this.#migration;
+    const allowed =
+      migration.referencesOff === undefined && migration.throttle.allows(migration.options.now());
+    const firstReferencable = allowed ? FIRST_LITERAL_BYTES - batch.streamOffset : Number.POSITIVE_INFINITY;
+    return (this.#planner as Planner).plan(
+      batch.bytes,
+      batch.pageOffsets,
+      batch.pageCount,
+      firstReferencable,
+      {
+        linkBytesPerSecond: migration.linkRate.bytesPerSecond,
+        linkQueuedBytes: migration.linkRate.outstandingBytes,
+        literalRatio: migration.literalRatio,
+        nasBytesPerSecond: migration.nasBytesPerSecond,
+        nasQueuedBytes: migration.nasQueuedBytes,
+      },
+    );
+  }
+
+  #writeLink(parts: readonly Uint8Array[], taken?: () => void): void {
+    const link = this.#link;
+    if (link === undefined || link.destroyed) return;
+    link.cork();
+    for (let i = 0; i < parts.length - 1; i++) link.write(parts[i] as Uint8Array);
+    const last = parts.at(-1);
+    if (last !== undefined) {
+      link.write(last, () => {
+        taken?.();
+        if (link.writableLength < LINK_BACKLOG_BYTES) this.regulate();
+      });
+    }
+    link.uncork();
+  }
+
+  /** Reads on from QEMU, or stops, as credit, window, pace and the link's backlog allow. */
+  regulate(): void {
+    if (this.#state !== 'framed' || this.#qemuEnded) return;
+    const migration = this.#migration;
+    const blocked =
+      this.#queue.length > 0 ||
+      (this.#link as Socket).writableLength >= LINK_BACKLOG_BYTES ||
+      // Every connection may have something under way, whatever the others have: multifd's SYNC stops a channel until another moves.
+      (this.#outstandingBytes > 0 && migration.windowBytes >= migration.maxWindowBytes);
+    if (blocked) {
+      this.#pauseQemu();
+      return;
+    }
+    const waitMs = migration.pace.waitMs(migration.options.now());
+    if (waitMs > 0) {
+      this.#pauseQemu();
+      this.#paceTimer ??= setTimeout(
+        () => {
+          this.#paceTimer = undefined;
+          this.regulate();
+        },
+        Math.min(100, Math.max(1, waitMs)),
+      );
+      return;
+    }
+    this.#resumeQemu();
+  }
+
+  #pauseQemu(): void {
+    if (this.#qemuPaused) return;
+    this.#qemuPaused = true;
+    this.#qemu.pause();
+  }
+
+  #resumeQemu(): void {
+    if (!this.#qemuPaused) return;
+    this.#qemuPaused = false;
+    this.#qemu.resume();
+  }
+
+  // ---- from the link
+
+  #onLinkBytes(bytes: Buffer): void {
+    if (this.#state === 'closed' || this.#state === 'raw') return;
+    this.#lastHeardMs = this.#migration.options.now();
+    this.#late = false;
+    this.#guard(() => (this.#reader as FrameReader<'source'>).push(bytes));
+  }
+
+  #onFrame(frame: FrameAt<'source'>): void {
+    switch (frame.type) {
+      case FRAME_HELLO:
+        this.#onHello(frame.hello);
+        return;
+      case FRAME_ACK:
+        this.#onAck(frame);
+        return;
+      case FRAME_RESEND:
+        this.#onResend(frame);
+        return;
+      case FRAME_RETURN:
+        this.#onReturn(frame.bytes);
+        return;
+      case FRAME_RETURN_END:
+        this.#qemu.end();
+        return;
+      case FRAME_PING:
+        this.#writeLink([pongFrame(frame.clockMicros)]);
+        return;
+      case FRAME_PONG:
+        return;
+      case FRAME_ABORT:
+        this.fail(new LinkPeerAbortError(frame.code, frame.text));
+        return;
+      case FRAME_END_ACK:
+        this.#endAcknowledged = true;
+        clearInterval(this.#keepAliveTimer);
+        // The target closes first; a target that does not is closed on.
+        setTimeout(() => this.#close(undefined), CLOSE_GRACE_MS).unref();
+        return;
+    }
+  }
+  #endAcknowledged = false;
+
+  #onReturn(bytes: Uint8Array): void {
+    if (this.#qemu.destroyed || this.#qemu.writableEnded) return;
+    if (this.#qemu.writableLength > MAX_HELD_RETURN_BYTES) {
+      this.fail(new ReturnPathStuckError(this.#qemu.writableLength));
+      return;
+    }
+    // The view dies with the call, so the bytes are copied; the return path carries a few hundred bytes.
+    this.#qemu.write(Buffer.from(bytes));
+  }
+
+  #onAck(frame: AckFrame): void {
+    const migration = this.#migration;
+    let linkBytes = 0;
+    for (; this.#delivered < frame.deliveredBatches; this.#delivered++) {
+      const kept = this.#kept.get(this.#delivered);
+      if (kept === undefined) continue;
+      this.#kept.delete(this.#delivered);
+      linkBytes += kept.linkBytes;
+      this.#outstandingBytes -= kept.batch.bytes.length;
+      migration.windowBytes -= kept.batch.bytes.length;
+      migration.nasQueuedBytes -= kept.references * PAGE_BYTES;
+      if (kept.references > 0) migration.throttle.record(kept.attempt > 0, migration.options.now());
+      migration.pool.give(kept.batch.bytes);
+    }
+    this.#sealer?.settle(this.#delivered);
+    this.#creditLimit = Math.max(this.#creditLimit, frame.creditLimit);
+    if (frame.nasBytesPerSecond > 0) migration.nasBytesPerSecond = frame.nasBytesPerSecond;
+    this.#sendQueued();
+    migration.acknowledged(linkBytes);
+  }
+
+  #onResend(frame: ResendFrame): void {
+    const kept = this.#kept.get(frame.number);
+    if (kept === undefined) return;
+    const migration = this.#migration;
+    const { bytes, pageOffsets, pageCount } = kept.batch;
+    kept.attempt = frame.attempt;
+    if (frame.reason !== RESEND_TAG_MISMATCH)
+      migration.turnReferencesOff('the target could not read the NAS in time');
+    let count = 0;
+    if (frame.attempt === 1) {
+      count = differingPages(
+        this.#digester as PageHasher,
+        bytes,
+        pageOffsets,
+        pageCount,
+        frame,
+        this.#differing,
+      );
+      if (frame.reason === RESEND_TAG_MISMATCH) this.#forgetBlocks(kept, count);
+    }
+    // Nothing differs by digest although the tag does (a forged collision), or the second try failed: all of it.
+    if (count === 0) for (count = 0; count < pageCount; count++) this.#differing[count] = count;
+    const tag = (this.#sealer as TagSealer).seal(frame.number, frame.attempt, bytes, pageCount);
+    const patch = (this.#patchEncoder as PatchEncoder).encode({
+      number: frame.number,
+      attempt: frame.attempt,
+      reconstructed: bytes,
+      pageOffsets,
+      positions: this.#differing,
+      count,
+      tag,
+    });
+    migration.counters.resentBatches += 1;
+    migration.counters.resentPages += count;
+    migration.counters.linkBytes += patch.frameBytes;
+    this.#writeLink(patch.parts);
+  }
+
+  /** The first `count` entries of #differing were rebuilt wrongly: their blocks are not what the index believed. */
+  #forgetBlocks(kept: KeptBatch, count: number): void {
+    if (kept.volumes === undefined || kept.blocks === undefined) return;
+    const { index, pageHasher } = this.#migration.options;
+    for (let i = 0; i < count; i++) {
+      const page = this.#differing[i] as number;
+      const volume = kept.volumes[page] as number;
+      if (volume === LITERAL_PAGE) continue;
+      pageHasher.hash(kept.batch.bytes, kept.batch.pageOffsets[page] as number);
+      index.remove(volume, kept.blocks[page] as number, pageHasher.hi, pageHasher.lo);
+    }
+  }
+
+  #keepAlive(): void {
+    const silentMs = this.#migration.options.now() - this.#lastHeardMs;
+    if (silentMs > SILENT_AFTER_MS) {
+      this.fail(new LinkSilentError(silentMs, 'an answer to PING'));
+      return;
+    }
+    if (silentMs > LATE_AFTER_MS && !this.#late) {
+      this.#late = true;
+      this.#migration.options.log('target sidecar late', {
+        connection: this.ordinal,
+        silentMs: Math.round(silentMs),
+      });
+    }
+    this.#writeLink([pingFrame(Math.round(this.#migration.options.now() * 1000))]);
+  }
+
+  #onLinkClose(): void {
+    if (this.#state === 'closed') return;
+    if (this.#endAcknowledged) this.#close(undefined);
+    else this.fail(new LinkClosedError(this.#state));
+  }
+
+  // ---- ends
+
+  /** Ends this connection because something broke: QEMU's socket is closed, so that its migration fails and the VM goes on here. */
+  fail(error: Error): void {
+    if (this.#state === 'closed') return;
+    if (this.#state !== 'raw' && !(error instanceof LinkPeerAbortError)) {
+      this.#writeLink([
+        abortFrame(error instanceof LinkError ? error.abortCode : ABORT_INTERNAL, error.message),
+      ]);
+    }
+    this.#failed(error);
+    this.#close(error);
+  }
+
+  #close(error: Error | undefined): void {
+    if (this.#state === 'closed') return;
+    this.#state = 'closed';
+    clearTimeout(this.#paceTimer);
+    clearTimeout(this.#idleTimer);
+    clearInterval(this.#keepAliveTimer);
+    this.#openingDecided('raw');
+    if (this.#link !== undefined) endLingering(this.#link);
+    if (error === undefined) this.#qemu.destroySoon();
+    else this.#qemu.destroy();
+    for (const kept of this.#kept.values()) {
+      this.#migration.windowBytes -= kept.batch.bytes.length;
+      this.#migration.nasQueuedBytes -= kept.references * PAGE_BYTES;
+    }
+    this.#kept.clear();
+    this.#migration.closed(this, error);
+  }
+}

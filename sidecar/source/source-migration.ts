@@ -1,0 +1,201 @@
+// What the connections of one outgoing migration share: RAMBlocks, pace, learned rates, the index, the window of bytes
+// under way, and the counters that end up in the result. It also opens the connections one after the other.
+
+import type { Socket } from 'node:net';
+import type { BlockIndex } from '../index/block-index.ts';
+import type { PageHasher } from '../index/page-hash.ts';
+import { RamBlocks } from '../stream/ram-blocks.ts';
+import { LinkRate } from './link-rate.ts';
+import { Pace } from './pace.ts';
+import { ReferenceThrottle } from './reference-throttle.ts';
+import { SeenPages } from './seen-pages.ts';
+import { SourceConnection } from './source-connection.ts';
+import { AssemblyPool } from './stream-batcher.ts';
+
+/** Stream bytes under way over all connections in bulk; with assembly buffers and sockets well below 256 MiB. */
+const BULK_WINDOW_BYTES = 64 * 1024 * 1024;
+
+/** Where QEMU may decide to stop the VM, this much work may be under way: it all becomes downtime. */
+const DECISION_WINDOW_MS = 20;
+
+/** Below this a window costs more in round trips than it saves in downtime. */
+const MIN_WINDOW_BYTES = 512 * 1024;
+
+/** Batches while QEMU may decide: small, so that no byte waits long behind others. */
+const DECISION_BATCH_BYTES = 128 * 1024;
+
+const BULK_BATCH_BYTES = 1024 * 1024;
+
+export interface SourceMigrationOptions {
+  /** UID of the VirtualMachineInstanceMigration. */
+  readonly migrationId: string;
+  /** 32 bytes that only the two pods of this migration know. */
+  readonly sessionKey: Uint8Array;
+  readonly volumes: readonly { readonly name: string; readonly sizeBytes: number }[];
+  readonly index: BlockIndex;
+  readonly pageHasher: PageHasher;
+  /** Told of each hit, so that the index can grow around it. */
+  readonly onHit?: (volume: number, block: number) => void;
+  readonly downtimeLimitMs: number;
+  /** 0 when the operator set none. */
+  readonly linkBytesPerSecond: number;
+  readonly paceEnabled: boolean;
+  readonly zstd: boolean;
+  /** Opens a connection towards the target sidecar: the socket whose place ours took. */
+  readonly dial: () => Promise<Socket>;
+  readonly log: (event: string, values: Readonly<Record<string, unknown>>) => void;
+  /** Milliseconds, monotonic. */
+  readonly now: () => number;
+}
+
+export interface SourceCounters {
+  streamBytes: number;
+  linkBytes: number;
+  zeroPages: number;
+  referencePages: number;
+  literalPages: number;
+  /** Pages the index knew but which were sent because the NAS was the slower pipe. */
+  declinedPages: number;
+  resentBatches: number;
+  resentPages: number;
+  batches: number;
+}
+
+export class SourceMigration {
+  readonly options: SourceMigrationOptions;
+  readonly ramBlocks = new RamBlocks();
+  readonly seen = new SeenPages(this.ramBlocks);
+  readonly pace: Pace;
+  readonly linkRate: LinkRate;
+  readonly throttle = new ReferenceThrottle();
+  readonly pool = new AssemblyPool(64);
+  readonly counters: SourceCounters = {
+    streamBytes: 0,
+    linkBytes: 0,
+    zeroPages: 0,
+    referencePages: 0,
+    literalPages: 0,
+    declinedPages: 0,
+    resentBatches: 0,
+    resentPages: 0,
+    batches: 0,
+  };
+  /** Stream bytes sent and not acknowledged, over all connections. */
+  windowBytes = 0;
+  nasQueuedBytes = 0;
+  nasBytesPerSecond = 0;
+  /** Set when the target could not read the NAS in time: no references for the rest of this migration. */
+  referencesOff: string | undefined;
+  /** Set when main announced post-copy before its first framed byte: everything is relayed raw. */
+  rawReason: string | undefined;
+  ramEnded = false;
+  failure: Error | undefined;
+
+  readonly #connections = new Set<SourceConnection>();
+  #opening: Promise<void> = Promise.resolve();
+  #accepted = 0;
+  #literalStreamBytes = 0;
+  #literalLinkBytes = 0;
+  #lastLearnMs: number;
+
+  constructor(options: SourceMigrationOptions) {
+    this.options = options;
+    this.pace = new Pace({
+      downtimeLimitMs: options.downtimeLimitMs,
+      connections: 1,
+      enabled: options.paceEnabled,
+    });
+    this.linkRate = new LinkRate(options.linkBytesPerSecond);
+    this.#lastLearnMs = options.now();
+  }
+
+  /** Connections open now. */
+  get connections(): number {
+    return this.#connections.size;
+  }
+
+  /** Connections that QEMU opened so far. */
+  get accepted(): number {
+    return this.#accepted;
+  }
+
+  /**
+   * Takes over a connection that QEMU opened (it must be paused, with half-open allowed). The link connection of the
+   * next one is opened only after this one's HELLO was answered: QEMU 7.2's receiver takes the first as its main channel.
+   */
+  accept(qemu: Socket): void {
+    const connection = new SourceConnection(this, this.#accepted, qemu);
+    this.#accepted += 1;
+    this.#connections.add(connection);
+    this.pace.setConnections(this.#connections.size);
+    this.#opening = this.#opening.then(() => connection.open());
+  }
+
+  /** Stream bytes per link byte, over what was sent as literals so far. */
+  get literalRatio(): number {
+    return this.#literalLinkBytes === 0 ? 1 : Math.max(1, this.#literalStreamBytes / this.#literalLinkBytes);
+  }
+
+  countLiterals(streamBytes: number, linkBytes: number): void {
+    // Halved now and then, so that the ratio follows what is being sent.
+    if (this.#literalStreamBytes > 64 * 1024 * 1024) {
+      this.#literalStreamBytes /= 2;
+      this.#literalLinkBytes /= 2;
+    }
+    this.#literalStreamBytes += streamBytes;
+    this.#literalLinkBytes += linkBytes;
+  }
+
+  /** How large a batch may grow now. */
+  get batchBytes(): number {
+    return this.pace.phase === 'first-pass' ? BULK_BATCH_BYTES : DECISION_BATCH_BYTES;
+  }
+
+  /** Stream bytes that may be under way now, over all connections. */
+  get maxWindowBytes(): number {
+    if (this.pace.phase === 'first-pass') return BULK_WINDOW_BYTES;
+    const link = this.linkRate.bytesPerSecond * this.literalRatio;
+    if (link === 0) return MIN_WINDOW_BYTES;
+    return Math.min(BULK_WINDOW_BYTES, Math.max(MIN_WINDOW_BYTES, (link * DECISION_WINDOW_MS) / 1000));
+  }
+
+  /** An acknowledgement came: rates are learned anew and every connection looks again whether it may read. */
+  acknowledged(linkBytes: number): void {
+    const nowMs = this.options.now();
+    this.linkRate.acknowledged(linkBytes, nowMs);
+    this.pace.learn(
+      this.linkRate.bytesPerSecond,
+      this.literalRatio,
+      this.linkRate.idle,
+      nowMs - this.#lastLearnMs,
+    );
+    this.#lastLearnMs = nowMs;
+    this.regulate();
+  }
+
+  /** Something that gates reading changed. */
+  regulate(): void {
+    for (const connection of this.#connections) connection.regulate();
+  }
+
+  /** A later pass, or the stop: sizes and windows change for all. */
+  phaseChanged(): void {
+    this.regulate();
+  }
+
+  turnReferencesOff(reason: string): void {
+    if (this.referencesOff !== undefined) return;
+    this.referencesOff = reason;
+    this.options.log('references off', { reason });
+  }
+
+  closed(connection: SourceConnection, error: Error | undefined): void {
+    this.#connections.delete(connection);
+    if (error !== undefined && this.failure === undefined) {
+      this.failure = error;
+      this.options.log('migration failed', { connection: connection.ordinal, error: error.message });
+      // One broken connection breaks the migration: QEMU's other channels must not wait for it.
+      for (const other of [...this.#connections]) other.fail(error);
+    }
+  }
+}

@@ -1,0 +1,248 @@
+// Runs one side of one announced migration from a configuration file, without an operator: what the lab and the
+// benchmarks use, and the same source and target pipelines that the sidecar's agent drives.
+//
+//   node sidecar/standalone.ts CONFIG.json
+//
+// Standard output carries one JSON object a line: {"event": "index"|"ready"|"progress"|"result", …}; logs go to standard error.
+
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
+import { pino } from 'pino';
+import { z } from 'zod';
+import { dialUnix } from './dial.ts';
+import { BlockIndex } from './index/block-index.ts';
+import { type BuildProgress, buildFull, buildSample } from './index/index-builder.ts';
+import { loadIndex, saveIndex } from './index/index-file.ts';
+import { IndexGrower } from './index/index-grower.ts';
+import { PageHasher, randomSeed } from './index/page-hash.ts';
+import { BlockReader } from './nas/block-reader.ts';
+import { openVolume, type Volume } from './nas/volume.ts';
+import { SourceMigration } from './source/source-migration.ts';
+import { TargetMigration } from './target/target-migration.ts';
+
+/** How long the other end of the socket may take to listen. */
+const DIAL_WAIT_MS = 5000;
+const PROGRESS_MS = 250;
+
+const Config = z.object({
+  role: z.enum(['source', 'target']),
+  /** Unix socket to take connections on. */
+  listen: z.string().min(1),
+  /** Unix socket they are passed on to. */
+  dial: z.string().min(1),
+  migrationId: z.uuid(),
+  /** File with the session key: 64 hexadecimal digits. */
+  sessionKeyFile: z.string().min(1),
+  volumes: z.array(z.object({ name: z.string().min(1), path: z.string().min(1) })).max(64),
+  downtimeLimitMs: z.int().min(1).max(2_000_000).default(900),
+  linkBytesPerSecond: z.int().min(0).default(0),
+  pace: z.boolean().default(true),
+  zstd: z.boolean().default(true),
+  nasDeadlineMs: z.int().min(1).default(2000),
+  index: z
+    .object({
+      /** `load` takes `file`; `none` sends no references (source) or inherits nothing (target). */
+      kind: z.enum(['full', 'sampled', 'load', 'inherit', 'none']),
+      oneIn: z.int().min(1).max(1024).default(8),
+      bytesPerSecond: z.int().min(0).default(0),
+      budgetBytes: z
+        .int()
+        .min(4096)
+        .default(512 * 1024 * 1024),
+      /** Read with `load`; written by `full`, `sampled` and `inherit` when given. */
+      file: z.string().optional(),
+    })
+    .default({ kind: 'none', oneIn: 8, bytesPerSecond: 0, budgetBytes: 512 * 1024 * 1024 }),
+  reportFile: z.string().optional(),
+});
+type Config = z.infer<typeof Config>;
+
+class ConfigError extends Error {
+  readonly code = 'NASMIG_CONFIG';
+}
+
+function readConfig(path: string | undefined): Config {
+  if (path === undefined) throw new ConfigError('usage: node sidecar/standalone.ts CONFIG.json');
+  const parsed = Config.safeParse(JSON.parse(readFileSync(path, 'utf8')));
+  if (!parsed.success) throw new ConfigError(`${path}: ${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}
+
+function readSessionKey(path: string): Buffer {
+  const text = readFileSync(path, 'utf8').trim();
+  if (!/^[0-9a-f]{64}$/i.test(text)) {
+    throw new ConfigError(
+      `${path}: a session key is 64 hexadecimal digits, this file has ${text.length} characters`,
+    );
+  }
+  return Buffer.from(text, 'hex');
+}
+
+const log = pino(
+  { base: null, level: process.env['LOG_LEVEL'] ?? 'info' },
+  pino.destination({ fd: 2, sync: true }),
+);
+const logEvent = (event: string, values: Readonly<Record<string, unknown>>): void => log.info(values, event);
+const tell = (event: string, values: object): void =>
+  void process.stdout.write(`${JSON.stringify({ event, ...values })}\n`);
+const now = (): number => performance.now();
+
+interface IndexFacts {
+  kind: 'sampled' | 'full' | 'inherited' | 'none';
+  nasBytes: number;
+  seconds: number;
+  entries: number;
+  ageSeconds: number;
+}
+
+async function prepareIndex(
+  config: Config,
+  volumes: readonly Volume[],
+): Promise<{ index: BlockIndex; facts: IndexFacts }> {
+  const identities = volumes.map((volume) => ({ name: volume.name, sizeBytes: volume.sizeBytes }));
+  const { kind, oneIn, bytesPerSecond, budgetBytes, file } = config.index;
+  if (kind === 'load') {
+    if (file === undefined) throw new ConfigError('index.kind "load" needs index.file');
+    const loaded = await loadIndex(file, { volumes: identities, budgetBytes });
+    const { provenance, index } = loaded;
+    const ageSeconds = (Date.now() - provenance.completedAtMs) / 1000;
+    // An index from a file costs this migration nothing to read.
+    return {
+      index,
+      facts: { kind: provenance.kind, nasBytes: 0, seconds: 0, entries: index.count, ageSeconds },
+    };
+  }
+  const index = BlockIndex.create({ volumes: identities, seed: randomSeed(), budgetBytes });
+  const facts: IndexFacts = { kind: 'none', nasBytes: 0, seconds: 0, entries: 0, ageSeconds: 0 };
+  if (kind === 'inherit') facts.kind = 'inherited';
+  if (kind === 'full' || kind === 'sampled') {
+    const onProgress = (progress: BuildProgress): void => tell('index', progress);
+    const built =
+      kind === 'full'
+        ? await buildFull({ index, volumes, bytesPerSecond, onProgress })
+        : await buildSample({ index, volumes, bytesPerSecond, oneIn, onProgress });
+    Object.assign(facts, { kind, nasBytes: built.bytesRead, seconds: built.seconds, entries: index.count });
+    if (file !== undefined) {
+      await saveIndex(file, index, {
+        kind,
+        nasBytes: built.bytesRead,
+        seconds: built.seconds,
+        completedAtMs: Date.now(),
+      });
+    }
+  }
+  return { index, facts };
+}
+
+async function main(): Promise<void> {
+  const config = readConfig(process.argv[2]);
+  const sessionKey = readSessionKey(config.sessionKeyFile);
+  const volumes = await Promise.all(
+    config.volumes.map((volume) => openVolume(volume, (line) => log.info(line))),
+  );
+  const { index, facts } = await prepareIndex(config, volumes);
+  const identities = volumes.map((volume) => ({ name: volume.name, sizeBytes: volume.sizeBytes }));
+  const dial = (): Promise<Socket> => dialUnix(config.dial, DIAL_WAIT_MS);
+  const pageHasher = new PageHasher(index.seed);
+  const shared = {
+    migrationId: config.migrationId,
+    sessionKey,
+    volumes: identities,
+    dial,
+    log: logEvent,
+    now,
+  };
+  const reader = new BlockReader({ volumes, deadlineMs: config.nasDeadlineMs });
+  const grower =
+    config.role === 'source' && config.index.kind === 'sampled'
+      ? new IndexGrower({ index, volumes, bytesPerSecond: config.index.bytesPerSecond })
+      : undefined;
+  const migration =
+    config.role === 'source'
+      ? new SourceMigration({
+          ...shared,
+          index,
+          pageHasher,
+          ...(grower === undefined
+            ? {}
+            : { onHit: (volume: number, block: number) => grower.grow(volume, block) }),
+          downtimeLimitMs: config.downtimeLimitMs,
+          linkBytesPerSecond: config.linkBytesPerSecond,
+          paceEnabled: config.pace,
+          zstd: config.zstd,
+        })
+      : new TargetMigration({
+          ...shared,
+          reader,
+          ...(config.index.kind === 'inherit' ? { inherit: { index, pageHasher } } : {}),
+        });
+
+  const state = (): object => ({
+    role: config.role,
+    connections: migration.connections,
+    accepted: migration.accepted,
+    ...migration.counters,
+    nas: { ...reader.stats, bytesPerSecond: reader.bytesPerSecond(), p99Micros: reader.p99Micros() },
+    ...(migration instanceof SourceMigration
+      ? {
+          remainingBytes: migration.pace.remainingBytes,
+          phase: migration.pace.phase,
+          linkBytesPerSecond: Math.round(migration.linkRate.bytesPerSecond),
+          acceptBytesPerSecond: Number.isFinite(migration.pace.bytesPerSecond)
+            ? Math.round(migration.pace.bytesPerSecond)
+            : null,
+          ...(grower === undefined ? {} : { grown: grower.stats }),
+        }
+      : {}),
+  });
+
+  const cpuAtReady = process.cpuUsage();
+  const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) =>
+    migration.accept(socket),
+  );
+  let ended = false;
+  const end = async (): Promise<void> => {
+    if (ended) return;
+    ended = true;
+    clearInterval(ticker);
+    server.close();
+    const cpu = process.cpuUsage(cpuAtReady);
+    const result = {
+      ...state(),
+      index: { ...facts, entries: index.count },
+      uncachedReads: volumes.length > 0 && volumes.every((volume) => volume.uncached),
+      cpuSeconds: (cpu.user + cpu.system) / 1e6,
+      maxRssBytes: process.resourceUsage().maxRSS * 1024,
+      error: migration.failure === undefined ? null : migration.failure.message,
+    };
+    if (
+      config.index.kind === 'inherit' &&
+      config.index.file !== undefined &&
+      migration.failure === undefined
+    ) {
+      await saveIndex(config.index.file, index, {
+        kind: 'inherited',
+        nasBytes: 0,
+        seconds: 0,
+        completedAtMs: Date.now(),
+      });
+    }
+    tell('result', result);
+    if (config.reportFile !== undefined)
+      writeFileSync(config.reportFile, `${JSON.stringify(result, null, 2)}\n`);
+    process.exit(migration.failure === undefined ? 0 : 1);
+  };
+  const ticker = setInterval(() => {
+    if (migration.accepted > 0) tell('progress', state());
+    if (migration.accepted > 0 && migration.connections === 0) void end();
+  }, PROGRESS_MS);
+  process.on('SIGTERM', () => void end());
+  process.on('SIGINT', () => void end());
+  rmSync(config.listen, { force: true });
+  server.listen(config.listen, () => tell('ready', { index: facts }));
+}
+
+main().catch((error: unknown) => {
+  log.fatal({ code: (error as { code?: string }).code }, (error as Error).message);
+  process.exit(2);
+});

@@ -1,0 +1,502 @@
+// One connection of an incoming migration: the link from the source sidecar on one side, the destination QEMU's socket on
+// the other. Batches are rebuilt from skeleton, literals and NAS blocks side by side, but reach QEMU in order and only
+// after their tag proved right. The protocol's state machine is in docs/link-protocol.md.
+
+import type { Socket } from 'node:net';
+import {
+  CreditOverrunError,
+  DestinationQemuGoneError,
+  LinkClosedError,
+  UnaskedPatchError,
+} from '../connection-errors.ts';
+import { PageHasher, seedFromBytes } from '../index/page-hash.ts';
+import { BatchDecoder, DecodedBatch } from '../link/batch-decoder.ts';
+import { TagVerifier } from '../link/batch-tag.ts';
+import { FrameReader } from '../link/frame-reader.ts';
+import {
+  ABORT_INTERNAL,
+  type BatchFrame,
+  type EndFrame,
+  FRAME_ABORT,
+  FRAME_BATCH,
+  FRAME_END,
+  FRAME_HELLO,
+  FRAME_PATCH,
+  FRAME_PING,
+  FRAME_PONG,
+  type FrameAt,
+  HELLO_TIMEOUT_MS,
+  INITIAL_CREDIT_BYTES,
+  LATE_AFTER_MS,
+  MAX_ATTEMPT,
+  type Mode,
+  type PatchFrame,
+  PING_INTERVAL_MS,
+  RESEND_NAS_DEADLINE,
+  RESEND_NAS_ERROR,
+  RESEND_TAG_MISMATCH,
+  SILENT_AFTER_MS,
+} from '../link/frame-types.ts';
+import {
+  abortFrame,
+  ackFrame,
+  endAckFrame,
+  helloFrame,
+  pingFrame,
+  pongFrame,
+  resendFrame,
+  returnEndFrame,
+  returnFrames,
+} from '../link/frame-writer.ts';
+import {
+  agree,
+  answerHello,
+  decodeHello,
+  type Hello,
+  migrationIdFromUid,
+  randomHello,
+  verifySourceHello,
+} from '../link/hello.ts';
+import { LinkError, LinkPeerAbortError, LinkSilentError, LinkTagError } from '../link/link-errors.ts';
+import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
+import { digestPages } from '../link/page-digest.ts';
+import { PatchDecoder } from '../link/patch-body.ts';
+import type { BlockRun, ReadOutcome } from '../nas/block-reader.ts';
+import { endLingering, relayRaw } from '../raw-relay.ts';
+import type { TargetMigration } from './target-migration.ts';
+
+/** How a batch stands on its way to QEMU. */
+type Progress = 'reading' | 'asked' | 'proven';
+
+interface Rebuild {
+  readonly decoded: DecodedBatch;
+  readonly buffer: Buffer;
+  progress: Progress;
+  attempt: number;
+}
+
+type State = 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
+
+export class TargetConnection {
+  readonly #migration: TargetMigration;
+  readonly #link: Socket;
+  #qemu: Socket | undefined;
+  #state: State = 'greeting';
+  readonly #reader: FrameReader<'target'>;
+  readonly #helloTimer: NodeJS.Timeout;
+  #keepAliveTimer: NodeJS.Timeout | undefined;
+  #lastHeardMs: number;
+  #late = false;
+
+  #decoder: BatchDecoder | undefined;
+  readonly #patchDecoder = new PatchDecoder();
+  #verifier: TagVerifier | undefined;
+  #digester: PageHasher | undefined;
+  /** Position in the agreed list -> position in the reader's list. */
+  #readerVolumes: number[] = [];
+
+  /** Batches in order, from the first that QEMU did not get. */
+  #waiting: Rebuild[] = [];
+  #spare: DecodedBatch[] = [];
+  #receivedBytes = 0;
+  #handedBytes = 0;
+  #deliveredBytes = 0;
+  #deliveredBatches = 0;
+  #creditLimit = INITIAL_CREDIT_BYTES;
+  #end: EndFrame | undefined;
+  #qemuReadEnded = false;
+
+  constructor(migration: TargetMigration, link: Socket) {
+    this.#migration = migration;
+    this.#link = link;
+    this.#lastHeardMs = migration.options.now();
+    this.#reader = new FrameReader<'target'>({ onFrame: (frame) => this.#onFrame(frame) }, 'target');
+    this.#helloTimer = setTimeout(
+      () => this.fail(new LinkSilentError(HELLO_TIMEOUT_MS, 'HELLO')),
+      HELLO_TIMEOUT_MS,
+    );
+    link.on('data', (bytes: Buffer) => this.#onLinkBytes(bytes));
+    link.on('error', (error) => this.fail(new LinkClosedError(this.#state, error)));
+    link.on('end', () => this.#onLinkClose());
+    link.on('close', () => this.#onLinkClose());
+    link.resume();
+  }
+
+  // ---- from the link
+
+  #onLinkBytes(bytes: Buffer): void {
+    if (this.#state === 'closed' || this.#state === 'raw') return;
+    this.#lastHeardMs = this.#migration.options.now();
+    this.#late = false;
+    this.#migration.counters.linkBytes += bytes.length;
+    this.#guard(() => this.#reader.push(bytes));
+  }
+
+  /** Runs one step of this connection; whatever it throws ends the connection, never the process. */
+  #guard(step: () => void): void {
+    try {
+      step();
+    } catch (error) {
+      this.fail(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  #onFrame(frame: FrameAt<'target'>): void {
+    switch (frame.type) {
+      case FRAME_HELLO:
+        this.#onHello(frame.hello);
+        return;
+      case FRAME_BATCH:
+        this.#onBatch(frame);
+        return;
+      case FRAME_PATCH:
+        this.#onPatch(frame);
+        return;
+      case FRAME_PING:
+        this.#write(pongFrame(frame.clockMicros));
+        return;
+      case FRAME_PONG:
+        return;
+      case FRAME_END:
+        this.#end = frame;
+        this.#finishIfDone();
+        return;
+      case FRAME_ABORT:
+        this.fail(new LinkPeerAbortError(frame.code, frame.text));
+        return;
+    }
+  }
+
+  #onHello(hello: Hello): void {
+    clearTimeout(this.#helloTimer);
+    const { migrationId, sessionKey, volumes, dial } = this.#migration.options;
+    const proofKey = deriveProofKey(sessionKey);
+    verifySourceHello(hello, proofKey, { migrationId: migrationIdFromUid(migrationId) });
+    this.#readerVolumes = hello.volumes.map((wanted) =>
+      volumes.findIndex((own) => own.name === wanted.name && own.sizeBytes >= wanted.sizeBytes),
+    );
+    const usable = this.#readerVolumes.map((position) => position >= 0);
+    const body = answerHello(hello, { mode: 'framed', random: randomHello(), usable }, proofKey);
+    const answer = decodeHello(body);
+    const agreement = agree(hello, answer);
+    if (agreement.mode === 'raw') this.#reader.detach();
+    else {
+      const keys = deriveConnectionKeys(sessionKey, hello.random, answer.random, hello.ordinal);
+      this.#verifier = new TagVerifier(keys.tagKey);
+      const seed = Buffer.alloc(8);
+      seed.writeBigUInt64BE(keys.digestSeed);
+      this.#digester = new PageHasher(seedFromBytes(seed));
+      this.#decoder = new BatchDecoder(
+        agreement.volumes.map((volume) => (volume.usable ? volume.sizeBytes : 0)),
+      );
+    }
+    // QEMU's receiver accepts in order and spins until a connection's first bytes come: the answer goes out, and with it
+    // the next connection, only when this one has its place in QEMU's queue.
+    this.#link.pause();
+    dial().then(
+      (qemu) => this.#guard(() => this.#onQemuReached(qemu, body, agreement.mode)),
+      (error: Error) => this.fail(new DestinationQemuGoneError('before it was reached', error)),
+    );
+  }
+
+  #onQemuReached(qemu: Socket, answer: Uint8Array, mode: Mode): void {
+    if (this.#isClosed()) {
+      qemu.destroy();
+      return;
+    }
+    this.#qemu = qemu;
+    for (const part of helloFrame(answer)) this.#write(part);
+    if (mode === 'raw') this.#goRaw(qemu);
+    else this.#goFramed(qemu);
+  }
+
+  #isClosed(): boolean {
+    return this.#state === 'closed';
+  }
+
+  #goFramed(qemu: Socket): void {
+    this.#state = 'framed';
+    this.#keepAliveTimer = setInterval(() => this.#keepAlive(), PING_INTERVAL_MS);
+    qemu.on('data', (bytes: Buffer) => {
+      for (const part of returnFrames(bytes)) this.#link.write(part);
+    });
+    qemu.on('end', () => {
+      this.#qemuReadEnded = true;
+      this.#write(returnEndFrame());
+    });
+    qemu.on('error', (error) => this.#onQemuGone(error));
+    qemu.on('close', () => this.#onQemuGone(undefined));
+    this.#grantCredit();
+    this.#link.resume();
+  }
+
+  #goRaw(qemu: Socket): void {
+    this.#state = 'raw';
+    const early = this.#reader.takeRest();
+    if (early.length > 0) qemu.write(early);
+    this.#link
+      .removeAllListeners('data')
+      .removeAllListeners('error')
+      .removeAllListeners('end')
+      .removeAllListeners('close');
+    void relayRaw(this.#link, qemu, (bytes) => {
+      this.#migration.counters.linkBytes += bytes;
+      this.#migration.counters.streamBytes += bytes;
+    }).then(() => this.#close(undefined));
+  }
+
+  // ---- rebuilding
+
+  #onBatch(frame: BatchFrame): void {
+    this.#receivedBytes += frame.reconstructedBytes;
+    if (this.#receivedBytes > this.#creditLimit)
+      throw new CreditOverrunError(this.#receivedBytes, this.#creditLimit);
+    const buffer = this.#migration.buffers.take(frame.reconstructedBytes);
+    const decoded = this.#spare.pop() ?? new DecodedBatch();
+    (this.#decoder as BatchDecoder).decode(frame, buffer.subarray(0, frame.reconstructedBytes), decoded);
+    const rebuild: Rebuild = { decoded, buffer, progress: 'reading', attempt: 0 };
+    this.#waiting.push(rebuild);
+    this.#migration.counters.batches += 1;
+    this.#migration.counters.referencePages += decoded.referencePages;
+    if (decoded.runCount === 0) {
+      this.#prove(rebuild, decoded.tag);
+      return;
+    }
+    const { reader } = this.#migration.options;
+    void reader
+      .readBlocks(this.#runs(decoded), buffer.subarray(0, decoded.reconstructedBytes))
+      .then((outcome) => this.#guard(() => this.#onBlocksRead(rebuild, outcome)));
+  }
+
+  #runs(decoded: DecodedBatch): BlockRun[] {
+    const runs: BlockRun[] = new Array(decoded.runCount);
+    for (let run = 0; run < decoded.runCount; run++) {
+      runs[run] = {
+        volume: this.#readerVolumes[decoded.runVolume[run] as number] as number,
+        block: decoded.runFirstBlock[run] as number,
+        count: decoded.runPages[run] as number,
+        offset: decoded.runOffset[run] as number,
+        stride: decoded.runStride[run] as number,
+      };
+    }
+    return runs;
+  }
+
+  #onBlocksRead(rebuild: Rebuild, outcome: ReadOutcome): void {
+    if (this.#isClosed()) return;
+    if (outcome.missing !== null && outcome.missingCount > 0) {
+      const late = outcome.failure?.code === 'NASMIG_NAS_DEADLINE';
+      this.#migration.options.log('NAS read failed', {
+        batch: rebuild.decoded.number,
+        pages: outcome.missingCount,
+        error: outcome.failure?.message,
+      });
+      const reason = late ? RESEND_NAS_DEADLINE : RESEND_NAS_ERROR;
+      this.#prove(rebuild, rebuild.decoded.tag, reason, this.#missingPages(rebuild.decoded, outcome.missing));
+      return;
+    }
+    this.#prove(rebuild, rebuild.decoded.tag);
+  }
+
+  /** The reader counts pages in run order; RESEND counts all pages of the batch. */
+  #missingPages(decoded: DecodedBatch, missing: Uint8Array): Uint8Array {
+    const pages = new Uint8Array(Math.ceil(decoded.pageCount / 8));
+    let asked = 0;
+    for (let run = 0; run < decoded.runCount; run++) {
+      const first = decoded.runFirstPage[run] as number;
+      const count = decoded.runPages[run] as number;
+      for (let i = 0; i < count; i++, asked++) {
+        if (((missing[asked >> 3] as number) & (1 << (asked & 7))) === 0) continue;
+        const page = first + i;
+        pages[page >> 3] = (pages[page >> 3] as number) | (1 << (page & 7));
+      }
+    }
+    return pages;
+  }
+
+  /** Every attempt is checked, also one with missing pages: nothing reaches QEMU but by a right tag, and each is checked once. */
+  #prove(
+    rebuild: Rebuild,
+    tag: Uint8Array,
+    reason: number = RESEND_TAG_MISMATCH,
+    missing?: Uint8Array,
+  ): void {
+    const { decoded, buffer, attempt } = rebuild;
+    const bytes = buffer.subarray(0, decoded.reconstructedBytes);
+    if ((this.#verifier as TagVerifier).verify(decoded.number, attempt, bytes, decoded.pageCount, tag)) {
+      rebuild.progress = 'proven';
+      this.#hand();
+      return;
+    }
+    if (attempt >= MAX_ATTEMPT) {
+      this.fail(new LinkTagError(decoded.number, attempt));
+      return;
+    }
+    this.#ask(rebuild, reason, missing ?? new Uint8Array(Math.ceil(decoded.pageCount / 8)));
+  }
+
+  #ask(rebuild: Rebuild, reason: number, missing: Uint8Array): void {
+    const { decoded, buffer } = rebuild;
+    rebuild.attempt += 1;
+    rebuild.progress = 'asked';
+    this.#migration.counters.resends += 1;
+    const digests = Buffer.alloc(8 * decoded.pageCount);
+    const bytes = buffer.subarray(0, decoded.reconstructedBytes);
+    digestPages(
+      this.#digester as PageHasher,
+      bytes,
+      decoded.pageOffsets,
+      decoded.pageCount,
+      missing,
+      digests,
+    );
+    const fields = {
+      number: decoded.number,
+      attempt: rebuild.attempt,
+      reason,
+      pageCount: decoded.pageCount,
+      digests,
+      missing,
+    };
+    for (const part of resendFrame(fields)) this.#link.write(part);
+  }
+
+  #onPatch(frame: PatchFrame): void {
+    const rebuild = this.#waiting.find((one) => one.decoded.number === frame.number);
+    if (rebuild === undefined || rebuild.progress !== 'asked' || rebuild.attempt !== frame.attempt) {
+      throw new UnaskedPatchError(frame.number, frame.attempt);
+    }
+    this.#patchDecoder.apply(
+      frame,
+      rebuild.decoded,
+      rebuild.buffer.subarray(0, rebuild.decoded.reconstructedBytes),
+    );
+    this.#prove(rebuild, frame.tag);
+  }
+
+  // ---- to QEMU
+
+  /** Hands every batch to QEMU that is proven and has no unproven one before it. */
+  #hand(): void {
+    while (this.#waiting[0]?.progress === 'proven') {
+      const rebuild = this.#waiting.shift() as Rebuild;
+      const { decoded, buffer } = rebuild;
+      const length = decoded.reconstructedBytes;
+      this.#handedBytes += length;
+      this.#inherit(decoded, buffer);
+      (this.#qemu as Socket).write(buffer.subarray(0, length), (error) => {
+        this.#migration.buffers.give(buffer);
+        if (!error && !this.#isClosed()) this.#guard(() => this.#onDelivered(length));
+      });
+      this.#spare.push(decoded);
+    }
+    this.#finishIfDone();
+  }
+
+  /** QEMU's socket took the next batch. */
+  #onDelivered(length: number): void {
+    this.#deliveredBatches += 1;
+    this.#deliveredBytes += length;
+    this.#migration.counters.streamBytes += length;
+    (this.#verifier as TagVerifier).settle(this.#deliveredBatches);
+    this.#grantCredit();
+    this.#finishIfDone();
+  }
+
+  #inherit(decoded: DecodedBatch, buffer: Buffer): void {
+    const { inherit } = this.#migration.options;
+    if (inherit === undefined) return;
+    const { index, pageHasher } = inherit;
+    for (let run = 0; run < decoded.runCount; run++) {
+      const volume = this.#readerVolumes[decoded.runVolume[run] as number] as number;
+      const firstBlock = decoded.runFirstBlock[run] as number;
+      const count = decoded.runPages[run] as number;
+      let offset = decoded.runOffset[run] as number;
+      for (let i = 0; i < count; i++, offset += decoded.runStride[run] as number) {
+        pageHasher.hash(buffer, offset);
+        index.add(volume, firstBlock + i, pageHasher.hi, pageHasher.lo);
+      }
+      this.#migration.counters.inheritedBlocks += count;
+    }
+  }
+
+  #grantCredit(): void {
+    const { reader } = this.#migration.options;
+    const window = Math.max(INITIAL_CREDIT_BYTES, this.#migration.connectionWindowBytes);
+    this.#creditLimit = Math.max(this.#creditLimit, this.#deliveredBytes + window);
+    this.#write(
+      ackFrame({
+        deliveredBatches: this.#deliveredBatches,
+        creditLimit: this.#creditLimit,
+        nasBytesPerSecond: reader.bytesPerSecond(),
+        nasP99Micros: reader.p99Micros(),
+      }),
+    );
+  }
+
+  #finishIfDone(): void {
+    const end = this.#end;
+    if (end === undefined || this.#state !== 'framed') return;
+    if (this.#waiting.length > 0 || this.#deliveredBatches < end.batches) return;
+    this.#state = 'ending';
+    (this.#qemu as Socket).end();
+    this.#link.write(endAckFrame(this.#deliveredBytes), () => this.#close(undefined));
+  }
+
+  #onQemuGone(cause: Error | undefined): void {
+    if (this.#state !== 'framed') return;
+    // After its SHUT the destination QEMU closes while the source QEMU still holds its end open: nothing is missing then.
+    if (
+      cause === undefined &&
+      this.#qemuReadEnded &&
+      this.#handedBytes === this.#deliveredBytes &&
+      this.#waiting.length === 0
+    )
+      return;
+    this.fail(new DestinationQemuGoneError(`after ${this.#deliveredBytes} bytes`, cause));
+  }
+
+  #write(bytes: Uint8Array): void {
+    if (!this.#link.destroyed && !this.#link.writableEnded) this.#link.write(bytes);
+  }
+
+  #keepAlive(): void {
+    const silentMs = Math.round(this.#migration.options.now() - this.#lastHeardMs);
+    if (silentMs > SILENT_AFTER_MS) {
+      this.fail(new LinkSilentError(silentMs, 'an answer to PING'));
+      return;
+    }
+    if (silentMs > LATE_AFTER_MS && !this.#late) {
+      this.#late = true;
+      this.#migration.options.log('source sidecar late', { silentMs });
+    }
+    this.#write(pingFrame(Math.round(this.#migration.options.now() * 1000)));
+  }
+
+  #onLinkClose(): void {
+    if (this.#state === 'closed' || this.#state === 'ending' || this.#state === 'raw') return;
+    this.fail(new LinkClosedError(this.#state));
+  }
+
+  // ---- ends
+
+  /** Ends this connection because something broke: QEMU's socket is closed without the rest of its stream. */
+  fail(error: Error): void {
+    if (this.#state === 'closed') return;
+    if (!(error instanceof LinkPeerAbortError)) {
+      this.#write(abortFrame(error instanceof LinkError ? error.abortCode : ABORT_INTERNAL, error.message));
+    }
+    this.#close(error);
+  }
+
+  #close(error: Error | undefined): void {
+    if (this.#state === 'closed') return;
+    this.#state = 'closed';
+    clearTimeout(this.#helloTimer);
+    clearInterval(this.#keepAliveTimer);
+    endLingering(this.#link);
+    if (error === undefined) this.#qemu?.destroySoon();
+    else this.#qemu?.destroy();
+    this.#migration.closed(this, error);
+  }
+}

@@ -1,0 +1,90 @@
+// What the connections of one incoming migration share: the NAS reader, the rebuild buffers, the memory budget that credit
+// is granted from, the index that the target inherits, and the counters that end up in the result.
+
+import type { Socket } from 'node:net';
+import type { BlockIndex } from '../index/block-index.ts';
+import type { PageHasher } from '../index/page-hash.ts';
+import type { BlockReader } from '../nas/block-reader.ts';
+import { RebuildBuffers } from './rebuild-buffers.ts';
+import { TargetConnection } from './target-connection.ts';
+
+/** Rebuilt bytes that may wait over all connections, for NAS and for QEMU. With everything else well below 256 MiB. */
+const MEMORY_BUDGET_BYTES = 96 * 1024 * 1024;
+const MOST_PER_CONNECTION_BYTES = 24 * 1024 * 1024;
+
+export interface TargetMigrationOptions {
+  readonly migrationId: string;
+  /** 32 bytes that only the two pods of this migration know. */
+  readonly sessionKey: Uint8Array;
+  /** By name, in any order; the reader's volume numbers are positions in this list. */
+  readonly volumes: readonly { readonly name: string; readonly sizeBytes: number }[];
+  readonly reader: BlockReader;
+  /** Filled with what is rebuilt, so that this side starts with the index of the guest's cache. */
+  readonly inherit?: { readonly index: BlockIndex; readonly pageHasher: PageHasher };
+  /** Opens a connection to the destination QEMU: the socket whose place ours took. */
+  readonly dial: () => Promise<Socket>;
+  readonly log: (event: string, values: Readonly<Record<string, unknown>>) => void;
+  /** Milliseconds, monotonic. */
+  readonly now: () => number;
+}
+
+export interface TargetCounters {
+  streamBytes: number;
+  linkBytes: number;
+  referencePages: number;
+  inheritedBlocks: number;
+  resends: number;
+  batches: number;
+}
+
+export class TargetMigration {
+  readonly options: TargetMigrationOptions;
+  readonly buffers = new RebuildBuffers();
+  readonly counters: TargetCounters = {
+    streamBytes: 0,
+    linkBytes: 0,
+    referencePages: 0,
+    inheritedBlocks: 0,
+    resends: 0,
+    batches: 0,
+  };
+  failure: Error | undefined;
+  readonly #connections = new Set<TargetConnection>();
+  #accepted = 0;
+
+  constructor(options: TargetMigrationOptions) {
+    this.options = options;
+  }
+
+  /** Connections open now. */
+  get connections(): number {
+    return this.#connections.size;
+  }
+
+  get accepted(): number {
+    return this.#accepted;
+  }
+
+  /** Takes over a connection that came in on the place of QEMU's socket (with half-open allowed). */
+  accept(link: Socket): void {
+    this.#accepted += 1;
+    this.#connections.add(new TargetConnection(this, link));
+  }
+
+  /** Bytes that one connection may have waiting beyond what QEMU took. */
+  get connectionWindowBytes(): number {
+    return Math.min(
+      MOST_PER_CONNECTION_BYTES,
+      Math.floor(MEMORY_BUDGET_BYTES / Math.max(1, this.#connections.size)),
+    );
+  }
+
+  closed(connection: TargetConnection, error: Error | undefined): void {
+    this.#connections.delete(connection);
+    if (error !== undefined && this.failure === undefined) {
+      this.failure = error;
+      this.options.log('migration failed', { error: error.message });
+      for (const other of [...this.#connections]) other.fail(error);
+    }
+  }
+}

@@ -1,0 +1,3 @@
+module nasmig.io/lab
+
+go 1.19

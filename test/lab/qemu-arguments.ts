@@ -1,0 +1,120 @@
+// QEMU's command line for the lab's guest. Source and destination must be given the same one but for paths, so it is
+// made in one place; pure, so that the tests can look at it.
+
+/** How a QEMU comes to its guest: by booting it, from a saved state, or by a migration that `listen` starts. */
+export type QemuStart =
+  | { kind: 'boot' }
+  /** `path` is a saved migration stream, seen from inside the root. The guest is paused until `cont`. */
+  | { kind: 'state'; path: string }
+  | { kind: 'incoming' };
+
+export interface QemuGuestOptions {
+  /** Kernel, initramfs and what the guest is told on its command line. */
+  kernelPath: string;
+  initrdPath: string;
+  kernelArguments: readonly string[];
+  memoryMiB: number;
+  /** Raw disk image; null for a guest without disk. */
+  diskPath: string | null;
+  /**
+   * Default true: O_DIRECT, as KubeVirt has it on shared storage. A host page cache on two nodes that write the same
+   * file in turn would be stale on one of them.
+   */
+  diskDirect?: boolean;
+  /** Unix socket of a GuestObserver; null for a guest without network card. */
+  networkSocketPath: string | null;
+  qmpSocketPath: string;
+  serialLogPath: string;
+  start: QemuStart;
+  /** Same on both sides of a migration. Default `q35`. */
+  machine?: string;
+  /** Default `qemu64`, which software emulation has all of. */
+  cpu?: string;
+  /** Default software emulation; `kvm` only where it has been seen to boot a stock kernel. */
+  accelerator?: 'tcg' | 'kvm';
+}
+
+/** The guest's network card; its address is arbitrary, locally administered, and the same on both sides. */
+const GUEST_MAC = '52:54:00:6e:61:73';
+
+/**
+ * Always on the kernel's command line: messages to the serial port; a panic ends QEMU (with -no-reboot) in place of
+ * hanging; no time is spent on protections that software emulation makes expensive and the lab does not need.
+ */
+const COMMON_KERNEL_ARGUMENTS = [
+  'console=ttyS0',
+  'panic=-1',
+  'quiet',
+  'mitigations=off',
+  'net.ifnames=0',
+  'ipv6.disable=1',
+  'audit=0',
+];
+
+/** Where QEMU finds the saved state: an open file is read several times faster than `exec:cat`, which is a pipe. */
+const STATE_FD = 9;
+
+/**
+ * The whole command, for a process whose path has QEMU. A saved state is opened by a shell that then becomes QEMU.
+ */
+export function qemuCommand(options: QemuGuestOptions): string[] {
+  const command = ['qemu-system-x86_64', ...qemuArguments(options)];
+  if (options.start.kind !== 'state') return command;
+  return ['sh', '-ec', `exec "$@" ${STATE_FD}<"$0"`, options.start.path, ...command];
+}
+
+/** Arguments after the program's name. All paths are as QEMU sees them, from inside its root. */
+export function qemuArguments(options: QemuGuestOptions): string[] {
+  const accelerator = options.accelerator ?? 'tcg';
+  return [
+    ...['-name', 'nasmig-guest'],
+    ...['-machine', options.machine ?? 'q35'],
+    // One thread: the guest has one CPU, and a second emulation thread would only compete with the programs measured.
+    ...['-accel', accelerator === 'tcg' ? 'tcg,thread=single' : 'kvm'],
+    ...['-cpu', accelerator === 'tcg' ? (options.cpu ?? 'qemu64') : (options.cpu ?? 'host')],
+    ...['-smp', '1', '-m', String(options.memoryMiB)],
+    ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-monitor', 'none'],
+    ...['-serial', `file:${options.serialLogPath}`],
+    ...['-qmp', `unix:${options.qmpSocketPath},server=on,wait=off`],
+    ...['-kernel', options.kernelPath, '-initrd', options.initrdPath],
+    ...['-append', [...COMMON_KERNEL_ARGUMENTS, ...options.kernelArguments].join(' ')],
+    ...diskArguments(options),
+    ...networkArguments(options.networkSocketPath),
+    ...startArguments(options.start),
+  ];
+}
+
+function diskArguments(options: QemuGuestOptions): string[] {
+  if (options.diskPath === null) return [];
+  const direct = (options.diskDirect ?? true) ? 'on' : 'off';
+  return [
+    ...['-blockdev', `driver=file,node-name=disk-file,filename=${escapeComma(options.diskPath)},cache.direct=${direct}`],
+    ...['-blockdev', `driver=raw,node-name=disk,file=disk-file,cache.direct=${direct}`],
+    ...['-device', 'virtio-blk-pci,id=disk0,drive=disk'],
+  ];
+}
+
+function networkArguments(socketPath: string | null): string[] {
+  if (socketPath === null) return [];
+  return [
+    ...['-netdev', `stream,id=net0,server=off,addr.type=unix,addr.path=${escapeComma(socketPath)}`],
+    // romfile empty: no network boot, and one ROM less that both sides must have.
+    ...['-device', `virtio-net-pci,id=nic0,netdev=net0,mac=${GUEST_MAC},romfile=`],
+  ];
+}
+
+function startArguments(start: QemuStart): string[] {
+  switch (start.kind) {
+    case 'boot':
+      return [];
+    case 'state':
+      return ['-S', '-incoming', `fd:${STATE_FD}`];
+    case 'incoming':
+      return ['-incoming', 'defer'];
+  }
+}
+
+/** In QEMU's option lists a comma within a value is doubled. */
+function escapeComma(value: string): string {
+  return value.replaceAll(',', ',,');
+}

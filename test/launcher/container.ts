@@ -1,0 +1,191 @@
+// A container on a lab node, made of the kernel's own parts: an overlay over a Debian root, its own mounts, process
+// ids and (or not) network, a user without capabilities. What is not bound into it is not there, so that a process
+// in it shares with others exactly what the container's description says.
+
+import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { LabNode } from '../lab/node.ts';
+import type { NodeProcess } from '../lab/node-process.ts';
+import { runCommand } from '../lab/run-command.ts';
+
+const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+const INIT_TIMEOUT_MS = 10_000;
+const COMMAND_TIMEOUT_MS = 60_000;
+/** Containers get SIGTERM and so long before they are killed; the kubelet's default of 30 s helps nobody here. */
+const STOP_TIMEOUT_MS = 5_000;
+
+/**
+ * Arguments: template, directory for the scratch mount, then `ro|rw <from> <to>` for every bind, `--`, and the
+ * program. Runs in the new mount and pid namespaces and becomes the program, which so is process 1.
+ */
+const CONTAINER_SCRIPT = `
+template=$1 base=$2; shift 2
+mount -t tmpfs -o mode=755 scratch "$base"
+mkdir "$base/upper" "$base/work" "$base/root"
+root=$base/root
+mount -t overlay overlay -o "lowerdir=$template,upperdir=$base/upper,workdir=$base/work" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
+mount -t tmpfs -o mode=755 dev "$root/dev"
+for device in null zero full random urandom tty; do
+  : > "$root/dev/$device"
+  mount --bind "/dev/$device" "$root/dev/$device"
+done
+mkdir "$root/dev/pts" "$root/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+ln -s pts/ptmx "$root/dev/ptmx"
+mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
+mount -t tmpfs -o mode=755 run "$root/run"
+while [ "$1" != -- ]; do
+  mode=$1 from=$2 to=$root$3; shift 3
+  if [ -d "$from" ]; then mkdir -p "$to"; else mkdir -p "\${to%/*}"; : > "$to"; fi
+  mount --bind "$from" "$to"
+  [ "$mode" = rw ] || mount -o remount,bind,ro "$to"
+done
+shift
+ip link set lo up
+exec chroot "$root" "$@"
+`;
+
+/** Something of the node that the container sees. */
+export interface Bind {
+  /** Directory or file on the node. */
+  readonly from: string;
+  /** Absolute path in the container; what it hides there stays hidden. */
+  readonly to: string;
+  readonly readOnly: boolean;
+}
+
+export interface ContainerOptions {
+  readonly node: LabNode;
+  /** Unique on the node: names log and cgroup. */
+  readonly name: string;
+  /** A root made by ensureRoot(). */
+  readonly template: string;
+  /** An empty directory on the node to mount the container's root at. */
+  readonly mountPoint: string;
+  readonly binds: readonly Bind[];
+  /** A network namespace of its own, or that of the container whose process 1 is given (containers of one pod). */
+  readonly network: 'own' | { readonly sharedWithPid: number };
+  readonly user: { readonly uid: number; readonly gid: number };
+  /** The whole environment but for PATH. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly argv: readonly string[];
+  readonly memoryLimitBytes?: number;
+}
+
+/** A container did not get as far as to have a process 1. */
+export class ContainerStartError extends Error {
+  readonly code = 'NASMIG_LAB_CONTAINER_START';
+  constructor(name: string, logTail: string) {
+    super(`container ${name} did not start; the end of its log:\n${logTail || '(empty)'}`);
+    this.name = 'ContainerStartError';
+  }
+}
+
+export class Container {
+  readonly name: string;
+  /** As the node's processes see it; process 1 in the container. */
+  readonly initPid: number;
+  /** Its life, and its output. Signals go to all that it started and that did not leave its session. */
+  readonly process: NodeProcess;
+  readonly #options: ContainerOptions;
+
+  private constructor(options: ContainerOptions, process: NodeProcess, initPid: number) {
+    this.name = options.name;
+    this.process = process;
+    this.initPid = initPid;
+    this.#options = options;
+  }
+
+  /** Starts it; resolves when its program is process 1. Throws {@link ContainerStartError}. */
+  static async start(options: ContainerOptions): Promise<Container> {
+    const { node, network } = options;
+    const line: string[] = [];
+    if (network !== 'own') line.push('nsenter', `--net=/proc/${network.sharedWithPid}/ns/net`);
+    line.push('unshare', '--mount', '--propagation', 'private', '--pid', '--fork', '--kill-child');
+    if (network === 'own') line.push('--net');
+    line.push('sh', '-ec', CONTAINER_SCRIPT, 'sh', options.template, options.mountPoint);
+    for (const bind of options.binds) line.push(bind.readOnly ? 'ro' : 'rw', bind.from, bind.to);
+    line.push('--', ...asUser(options.user, options.env), ...options.argv);
+    const process = await node.spawn({
+      name: options.name,
+      argv: line,
+      ...(options.memoryLimitBytes === undefined ? {} : { memoryLimitBytes: options.memoryLimitBytes }),
+    });
+    const container = await waitForInit(options, process);
+    if (container === undefined) {
+      const logTail = await process.logTail();
+      await process.kill();
+      throw new ContainerStartError(options.name, logTail);
+    }
+    return new Container(options, process, container);
+  }
+
+  /** The container's root as the node sees it: how virt-handler reaches sockets in a pod. */
+  get rootFromNode(): string {
+    return `/proc/${this.initPid}/root`;
+  }
+
+  /** Runs a program in it, as its user and in its environment, to the end. Throws CommandFailedError. */
+  run(argv: readonly string[], options: { timeoutMs?: number } = {}): Promise<string> {
+    return runCommand(this.#enter(argv), { timeoutMs: options.timeoutMs ?? COMMAND_TIMEOUT_MS });
+  }
+
+  /** SIGTERM to process 1, SIGKILL to everything after `timeoutMs`. Returns how long it took. */
+  async stop(timeoutMs: number = STOP_TIMEOUT_MS): Promise<{ elapsedMs: number }> {
+    const startedMs = performance.now();
+    this.signal('SIGTERM');
+    if ((await this.process.endsWithin(timeoutMs)) === null) await this.process.kill();
+    return { elapsedMs: performance.now() - startedMs };
+  }
+
+  /** SIGKILL to everything in it, as a crash or the OOM killer would do. */
+  async kill(): Promise<void> {
+    await this.process.kill();
+  }
+
+  /** A signal to process 1 alone. Nothing happens when it has ended. */
+  signal(signal: NodeJS.Signals): void {
+    if (!this.process.running) return;
+    try {
+      process.kill(this.initPid, signal);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+    }
+  }
+
+  #enter(argv: readonly string[]): string[] {
+    return [
+      ...['nsenter', `--target=${this.initPid}`, '--mount', '--net', '--pid', '--root', '--wdns=/', '--'],
+      ...asUser(this.#options.user, this.#options.env),
+      ...argv,
+    ];
+  }
+}
+
+function asUser(user: ContainerOptions['user'], env: ContainerOptions['env']): string[] {
+  return [
+    ...['setpriv', `--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups'],
+    ...['--inh-caps=-all', '--bounding-set=-all', '--no-new-privs', '--'],
+    ...['env', '-i', `PATH=${PATH}`, ...Object.entries(env).map(([name, value]) => `${name}=${value}`)],
+  ];
+}
+
+/** Host pid of the container's process 1 once it has become the container's program, or undefined when it failed. */
+async function waitForInit(options: ContainerOptions, process: NodeProcess): Promise<number | undefined> {
+  const deadlineMs = Date.now() + INIT_TIMEOUT_MS;
+  while (process.running && Date.now() < deadlineMs) {
+    const children = await readFile(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8').catch(
+      () => '',
+    );
+    const pid = Number(children.split(' ')[0]);
+    if (pid > 0) {
+      // The script's name is sh; after chroot, setpriv and env it is that of the program.
+      const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+      if (command.split('\0')[0] === options.argv[0]) return pid;
+    }
+    await sleep(5);
+  }
+  return undefined;
+}

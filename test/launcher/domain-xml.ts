@@ -1,0 +1,102 @@
+// libvirt's description of the lab's VM, shaped like the one that virt-launcher makes: q35, a raw disk on shared
+// storage with cache=none, a serial console, and (for the lab alone) the guest's beacon network and a second QMP
+// socket through which an observer looks at QEMU without libvirt's help. Pure.
+
+/** The paths are those in the pod. */
+export interface DomainOptions {
+  readonly name: string;
+  readonly uuid: string;
+  readonly memoryMib: number;
+  readonly vcpus: number;
+  /** A versioned machine type, the same on both sides: `pc-q35-10.0`. */
+  readonly machine: string;
+  readonly disks: readonly { readonly name: string; readonly file: string }[];
+  /** Direct boot; without it the firmware finds nothing to boot, which is enough to move memory. */
+  readonly boot?: { readonly kernel: string; readonly initrd: string; readonly commandLine: string };
+  /** Where the guest's serial console is written. */
+  readonly consoleLog: string;
+  /** Unix socket on which QEMU listens for an observer's QMP. */
+  readonly qmpSocket: string;
+  /** Unix socket of the observer that hears the guest's beacons; without it the guest has no network card. */
+  readonly beaconSocket?: string;
+}
+
+/** A slot of the root bus that libvirt does not use by itself for so small a machine. */
+const BEACON_SLOT = '0x1e';
+/** Arbitrary, locally administered, and the same on both sides. */
+const BEACON_MAC = '52:54:00:6e:61:73';
+
+/** The domain as libvirt takes it. */
+export function domainXml(options: DomainOptions): string {
+  return `<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>${escapeXml(options.name)}</name>
+  <uuid>${escapeXml(options.uuid)}</uuid>
+  <memory unit='MiB'>${options.memoryMib}</memory>
+  <vcpu>${options.vcpus}</vcpu>
+  <os>
+    <type arch='x86_64' machine='${escapeXml(options.machine)}'>hvm</type>
+${bootXml(options.boot)}  </os>
+  <features><acpi/></features>
+  <cpu mode='custom' match='exact'><model fallback='forbid'>qemu64</model></cpu>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+${options.disks.map(diskXml).join('')}    <serial type='file'>
+      <source path='${escapeXml(options.consoleLog)}'/>
+      <target port='0'/>
+    </serial>
+    <memballoon model='none'/>
+  </devices>
+  <qemu:commandline>
+${commandLine(options)
+  .map((argument) => `    <qemu:arg value='${escapeXml(argument)}'/>\n`)
+  .join('')}  </qemu:commandline>
+</domain>
+`;
+}
+
+function bootXml(boot: DomainOptions['boot']): string {
+  if (boot === undefined) return '';
+  return `    <kernel>${escapeXml(boot.kernel)}</kernel>
+    <initrd>${escapeXml(boot.initrd)}</initrd>
+    <cmdline>${escapeXml(boot.commandLine)}</cmdline>
+`;
+}
+
+function diskXml(disk: { name: string; file: string }, index: number): string {
+  return `    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none' error_policy='stop'/>
+      <source file='${escapeXml(disk.file)}'/>
+      <target dev='vd${String.fromCharCode(97 + index)}' bus='virtio'/>
+      <alias name='ua-${escapeXml(disk.name)}'/>
+    </disk>
+`;
+}
+
+function commandLine(options: DomainOptions): string[] {
+  const line = ['-qmp', `unix:${options.qmpSocket},server=on,wait=off`];
+  if (options.beaconSocket !== undefined) {
+    line.push(
+      ...['-netdev', `stream,id=net0,server=off,addr.type=unix,addr.path=${options.beaconSocket}`],
+      ...[
+        '-device',
+        `virtio-net-pci,id=nic0,netdev=net0,mac=${BEACON_MAC},romfile=,bus=pcie.0,addr=${BEACON_SLOT}`,
+      ],
+    );
+  }
+  return line;
+}
+
+const XML_ENTITIES: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  "'": '&apos;',
+  '"': '&quot;',
+};
+
+function escapeXml(text: string): string {
+  return text.replace(/[&<>'"]/g, (character) => XML_ENTITIES[character] ?? character);
+}

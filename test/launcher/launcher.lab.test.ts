@@ -1,0 +1,366 @@
+// The KubeVirt path without acceleration: libvirt's peer-to-peer migration between launcher pods, and the interposer
+// in its way with a byte relay behind it. One small guest goes through all of it, from pod to pod, and says at the
+// end of every test that nothing was lost. Needs root, and what the lab needs.
+
+import { mkdir, readdir, stat, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { ensureGuestKernel } from '../lab/guest-image.ts';
+import { GuestObserver } from '../lab/guest-observer.ts';
+import { runCommand } from '../lab/run-command.ts';
+import type { Container } from './container.ts';
+import { GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
+import { LauncherLab } from './launcher-lab.ts';
+import { type LauncherPod, podDiskPath, SOCKET_DIRECTORY } from './launcher-pod.ts';
+import { LiveMigration, type MigrationFlags, type MigrationResult } from './live-migration.ts';
+import { RelayControl, type Relayed } from './relay-news.ts';
+import { socketName } from './virt-handler.ts';
+
+const RELAY_SIDECAR = join(import.meta.dirname, 'relay-sidecar.ts');
+const GUEST = { memoryMiB: 256, readMiB: 0, randomMiB: 60, textMiB: 30, churnMiB: 0 };
+/** Slow enough that 60 MiB of random pages take several seconds: time to break something. */
+const SLOW_MIB = 10;
+
+let lab: LauncherLab;
+let observer: GuestObserver;
+let volume: Awaited<ReturnType<LauncherLab['addVolume']>>;
+let bootDirectory: string;
+/** Where the guest is. */
+let home: LauncherPod;
+
+interface Sidecar {
+  readonly container: Container;
+  readonly control: RelayControl;
+}
+let sidecars: Sidecar[] = [];
+let migrations: LiveMigration[] = [];
+let sidecarsStarted = 0;
+
+beforeAll(async () => {
+  const kernel = await ensureGuestKernel();
+  lab = await LauncherLab.start();
+  const image = join(lab.lab.run.bulkPath, 'empty.img');
+  await writeFile(image, '');
+  await truncate(image, 64 * 1024 * 1024);
+  volume = await lab.addVolume('rootdisk', image);
+  bootDirectory = await layBootDirectory(join(lab.lab.run.path, 'boot'), kernel);
+  observer = new GuestObserver();
+  home = await newPod('source');
+  await home.defineDomain(guestDomain(GUEST));
+  await home.startDomain(GUEST_DOMAIN);
+  await observer.waitFor('become ready', (beacon) => beacon.ready, 120_000);
+}, 300_000);
+
+afterEach(async () => {
+  for (const { container, control } of sidecars) {
+    control.close();
+    await container.stop();
+  }
+  sidecars = [];
+  // Nothing is left to finish unless the test failed half-way; the next one must not suffer from that.
+  for (const migration of migrations) await migration.finish();
+  migrations = [];
+});
+
+afterAll(async () => {
+  await observer?.close();
+  await lab?.close();
+});
+
+async function newPod(place: 'source' | 'target'): Promise<LauncherPod> {
+  const pod = await lab.startPod(place, { disks: [volume[place]], bootDirectory });
+  await pod.attachObserver(observer);
+  return pod;
+}
+
+/** A fresh pod on the other node. */
+function nextPod(): Promise<LauncherPod> {
+  return newPod(lab.placeOf(home) === 'source' ? 'target' : 'source');
+}
+
+async function addSidecar(pod: LauncherPod): Promise<Sidecar> {
+  sidecarsStarted += 1;
+  const directory = pod.node.file(`control-${sidecarsStarted}`);
+  await mkdir(directory);
+  await runCommand(['chown', '107:107', directory]);
+  const container = await pod.startSidecar({
+    nodeArguments: [RELAY_SIDECAR, `/var/run/kubevirt/${SOCKET_DIRECTORY}`, '/run/control/socket'],
+    extraBinds: [{ from: directory, to: '/run/control', readOnly: false }],
+  });
+  const sidecar = { container, control: await RelayControl.connect(join(directory, 'socket')) };
+  sidecars.push(sidecar);
+  return sidecar;
+}
+
+function migrationTo(target: LauncherPod, flags: MigrationFlags = {}): LiveMigration {
+  const sides = { source: lab.side(home), target: lab.side(target) };
+  const migration = new LiveMigration({ ...sides, domain: GUEST_DOMAIN, flags });
+  migrations.push(migration);
+  return migration;
+}
+
+const socketsOf = (pod: LauncherPod) => readdir(join(pod.publicDirectory, SOCKET_DIRECTORY));
+const streamInode = async (pod: LauncherPod, migrationUid: string) =>
+  (await stat(join(pod.publicDirectory, SOCKET_DIRECTORY, socketName(migrationUid, 'stream')))).ino;
+
+/** The guest has gone to `target`, goes on there, and finds nothing wrong; the old pod ends. */
+async function expectMoved(result: MigrationResult, target: LauncherPod): Promise<void> {
+  expect(result).toMatchObject({ succeeded: true, error: '' });
+  expect(await home.domainState(GUEST_DOMAIN)).toBe('shut off');
+  expect(await target.domainState(GUEST_DOMAIN)).toBe('running');
+  await expectHealthy();
+  expect(await socketsOf(home)).toEqual([]);
+  expect(await socketsOf(target)).toEqual([]);
+  await home.stop();
+  home = target;
+}
+
+/** The guest runs where it was, and finds nothing wrong; the pod that was to be its next ends. */
+async function expectStayed(result: MigrationResult, target: LauncherPod): Promise<void> {
+  expect(result.succeeded).toBe(false);
+  expect(await home.domainState(GUEST_DOMAIN)).toBe('running');
+  expect(await target.domainState(GUEST_DOMAIN)).toBe('absent');
+  await expectHealthy();
+  await target.stop();
+}
+
+async function expectHealthy(): Promise<void> {
+  observer.mark();
+  await observer.waitForNext(10_000);
+  await observer.command({ kind: 'verifyAll' });
+  expect(observer.report()).toMatchObject({ selfCheck: 'ok', repeatedCounters: 0, failure: '' });
+}
+
+const sorted = (directions: readonly Relayed[]) =>
+  directions.map(({ bytes, sha256 }) => `${bytes} ${sha256}`).sort();
+
+describe('libvirt between launcher pods', () => {
+  it.each([8, 0])('moves the VM with %i multifd channels', async (channels) => {
+    const target = await nextPod();
+    const migration = migrationTo(target, { channels });
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    const result = await migration.perform();
+    await migration.finish();
+    await expectMoved(result, target);
+  });
+
+  it('gives a sidecar what the injected container has, and no more', async () => {
+    const script = `
+      const fs = require('node:fs');
+      const tryOpen = (path, flags) => { try { fs.closeSync(fs.openSync(path, flags)); return 'open'; } catch (e) { return e.code; } };
+      const disk = '${podDiskPath('rootdisk')}';
+      console.log(JSON.stringify({
+        pid: process.pid, uid: process.getuid(), gid: process.getgid(),
+        capabilities: [...new Set(fs.readFileSync('/proc/self/status', 'utf8').match(/^Cap...:.*$/gm).map((l) => l.slice(8)))],
+        processes: fs.readdirSync('/proc').filter((name) => /^[0-9]+$/.test(name)).length,
+        run: fs.readdirSync('/run'), private: fs.readdirSync('/run/kubevirt-private'),
+        read: tryOpen(disk, 'r'), write: tryOpen(disk, 'r+'),
+      }) + ' said');
+      process.on('SIGTERM', () => process.exit(0));
+      setInterval(() => {}, 1000);`;
+    const container = await home.startSidecar({ nodeArguments: ['-e', script] });
+    const [, said = ''] = await container.process.waitForOutput(/^(.*) said$/m, 10_000);
+    expect(JSON.parse(said)).toEqual({
+      pid: 1,
+      uid: 107,
+      gid: 107,
+      capabilities: ['0000000000000000'],
+      processes: 1,
+      run: ['kubevirt', 'kubevirt-private'],
+      private: ['vmi-disks'],
+      read: 'open',
+      write: 'EROFS',
+    });
+    expect((await container.stop()).elapsedMs).toBeLessThan(1000);
+  });
+});
+
+describe('the interposer in a migration', () => {
+  it('touches nothing that is not announced', async () => {
+    const target = await nextPod();
+    await addSidecar(home);
+    await addSidecar(target);
+    const migration = migrationTo(target);
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    const before = await streamInode(home, migration.migrationUid);
+    await sleep(200);
+    expect(await streamInode(home, migration.migrationUid)).toBe(before);
+    expect((await socketsOf(home)).sort()).toEqual(
+      [socketName(migration.migrationUid, 'stream'), socketName(migration.migrationUid, 'rpc')].sort(),
+    );
+    const result = await migration.perform();
+    await migration.finish();
+    expect(sidecars.flatMap(({ control }) => control.news)).toEqual([]);
+    await expectMoved(result, target);
+  });
+
+  it.each([8, 0])('passes every byte on through both sides, with %i channels', async (channels) => {
+    const target = await nextPod();
+    const [source, destination] = [await addSidecar(home), await addSidecar(target)];
+    const migration = migrationTo(target, { channels });
+    const { migrationUid } = migration;
+    await source.control.arm(migrationUid, 'source');
+    await destination.control.arm(migrationUid, 'target');
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    await source.control.waitForTaken();
+    const result = await migration.perform();
+    await migration.finish();
+    await source.control.end(migrationUid);
+    await destination.control.end(migrationUid);
+    const [sent, received] = [
+      source.control.relayed(migrationUid),
+      destination.control.relayed(migrationUid),
+    ];
+    expect(sent).toHaveLength(channels + 1);
+    expect(sorted(received.map(({ forward }) => forward))).toEqual(
+      sorted(sent.map(({ forward }) => forward)),
+    );
+    expect(sorted(received.map(({ back }) => back))).toEqual(sorted(sent.map(({ back }) => back)));
+    expect(sent.reduce((sum, { forward }) => sum + forward.bytes, 0)).toBeGreaterThan(
+      GUEST.randomMiB * 1024 * 1024,
+    );
+    await expectMoved(result, target);
+  });
+
+  it.each(['source', 'target'] as const)('works on the %s alone', async (role) => {
+    const target = await nextPod();
+    const { control } = await addSidecar(role === 'source' ? home : target);
+    const migration = migrationTo(target);
+    await control.arm(migration.migrationUid, role);
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    const result = await migration.perform();
+    await migration.finish();
+    await control.end(migration.migrationUid);
+    expect(control.relayed(migration.migrationUid)).toHaveLength(9);
+    await expectMoved(result, target);
+  });
+
+  it('is out of the way once it is decided against', async () => {
+    const target = await nextPod();
+    const source = await addSidecar(home);
+    const migration = migrationTo(target);
+    await source.control.arm(migration.migrationUid, 'source');
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    await source.control.waitForTaken();
+    expect(await source.control.restore(migration.migrationUid)).toBe('restored');
+    const result = await migration.perform();
+    await migration.finish();
+    expect(source.control.relayed(migration.migrationUid)).toEqual([]);
+    await expectMoved(result, target);
+  });
+
+  it('takes the place again when virt-handler makes its sockets anew', async () => {
+    const target = await nextPod();
+    const source = await addSidecar(home);
+    const migration = migrationTo(target);
+    await source.control.arm(migration.migrationUid, 'source');
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    await source.control.waitForTaken();
+    await migration.prepareSource();
+    await expect.poll(() => takes(source.control)).toBe(2);
+    const result = await migration.perform();
+    await migration.finish();
+    await source.control.end(migration.migrationUid);
+    expect(source.control.relayed(migration.migrationUid)).toHaveLength(9);
+    await expectMoved(result, target);
+  });
+});
+
+describe('what goes wrong', () => {
+  it('leaves the VM where it is when the migration is cancelled, and a second one succeeds', async () => {
+    const target = await nextPod();
+    const [source, destination] = [await addSidecar(home), await addSidecar(target)];
+    const migration = migrationTo(target, { bandwidthMib: SLOW_MIB });
+    await source.control.arm(migration.migrationUid, 'source');
+    await destination.control.arm(migration.migrationUid, 'target');
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    const performing = migration.perform();
+    await sleep(1500);
+    await migration.cancel();
+    const result = await performing;
+    await migration.finish();
+    await source.control.end(migration.migrationUid);
+    await destination.control.end(migration.migrationUid);
+    expect(result.error).toContain('canceled by client');
+    expect(await socketsOf(home)).toEqual([]);
+    await expectStayed(result, target);
+
+    const next = await nextPod();
+    const again = migrationTo(next);
+    await source.control.arm(again.migrationUid, 'source');
+    await again.prepareTarget();
+    await again.prepareSource();
+    const secondResult = await again.perform();
+    await again.finish();
+    await source.control.end(again.migrationUid);
+    expect(source.control.relayed(again.migrationUid)).toHaveLength(9);
+    await expectMoved(secondResult, next);
+  });
+
+  it('stays plain after a sidecar was killed with the place taken, once another one has started', async () => {
+    const target = await nextPod();
+    const killed = await addSidecar(home);
+    const migration = migrationTo(target);
+    await killed.control.arm(migration.migrationUid, 'source');
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    const before = await streamInode(home, migration.migrationUid);
+    await killed.control.waitForTaken();
+    await killed.container.kill();
+    expect(await streamInode(home, migration.migrationUid)).not.toBe(before);
+    const successor = await addSidecar(home);
+    await expect.poll(() => streamInode(home, migration.migrationUid)).toBe(before);
+    const result = await migration.perform();
+    await migration.finish();
+    expect(successor.control.relayed(migration.migrationUid)).toEqual([]);
+    await expectMoved(result, target);
+  });
+
+  it.each(['source', 'target'] as const)(
+    'fails the migration, and not the VM, when the %s sidecar is killed',
+    async (role) => {
+      const target = await nextPod();
+      const [source, destination] = [await addSidecar(home), await addSidecar(target)];
+      const migration = migrationTo(target, { bandwidthMib: SLOW_MIB });
+      await source.control.arm(migration.migrationUid, 'source');
+      await destination.control.arm(migration.migrationUid, 'target');
+      await migration.prepareTarget();
+      await migration.prepareSource();
+      const performing = migration.perform({ timeoutMs: 30_000 });
+      await sleep(1500);
+      await (role === 'source' ? source : destination).container.kill();
+      const result = await performing;
+      await migration.finish();
+      await expectStayed(result, target);
+      await (role === 'source' ? addSidecar(home) : source.control.end(migration.migrationUid));
+      expect(await socketsOf(home)).toEqual([]);
+    },
+  );
+
+  it('ends its sidecar within a second in the middle of a stream', async () => {
+    const target = await nextPod();
+    const source = await addSidecar(home);
+    const migration = migrationTo(target, { bandwidthMib: SLOW_MIB });
+    await source.control.arm(migration.migrationUid, 'source');
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    const performing = migration.perform({ timeoutMs: 30_000 });
+    await sleep(1500);
+    expect((await source.container.stop()).elapsedMs).toBeLessThan(1000);
+    const result = await performing;
+    await migration.finish();
+    expect(await socketsOf(home)).toEqual([]);
+    await expectStayed(result, target);
+  });
+});
+
+const takes = (control: RelayControl) =>
+  control.news.filter((news) => news.kind === 'acted' && news.action === 'take').length;
