@@ -83,9 +83,9 @@ export function isFramed(state: Coordination): boolean {
 /** The reason this migration is not accelerated, if one is known: ours, else the source's, else the target's. */
 export function rawReason(state: Coordination): Reason | undefined {
   const { given, source, target } = state;
-  if (given !== undefined && given !== 'PeerRaw') return given;
+  if (given !== undefined && given !== 'PeerRaw' && given !== 'MigrationOver') return given;
   const own = [source.reason, target.reason].find((reason) => reason !== undefined && reason !== 'PeerRaw');
-  return own ?? given ?? source.reason ?? target.reason;
+  return own ?? (given === 'MigrationOver' ? undefined : given) ?? source.reason ?? target.reason;
 }
 
 function onConnected(

@@ -163,9 +163,7 @@ async function main(): Promise<void> {
           ...shared,
           index,
           pageHasher,
-          ...(grower === undefined
-            ? {}
-            : { onHit: (volume: number, block: number) => grower.grow(volume, block) }),
+          ...(grower === undefined ? {} : { grower }),
           downtimeLimitMs: config.downtimeLimitMs,
           linkBytesPerSecond: config.linkBytesPerSecond,
           paceEnabled: config.pace,
@@ -180,6 +178,7 @@ async function main(): Promise<void> {
   const state = (): object => ({
     role: config.role,
     connections: migration.connections,
+    ...(migration instanceof SourceMigration ? { windowBytes: migration.windowBytes } : {}),
     accepted: migration.accepted,
     ...migration.counters,
     nas: { ...reader.stats, bytesPerSecond: reader.bytesPerSecond(), p99Micros: reader.p99Micros() },

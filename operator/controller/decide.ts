@@ -260,19 +260,20 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
     (coordination?.go === true &&
       (coordination.results.source === undefined || coordination.results.target === undefined)) ||
     (coordination === undefined && wasArmed && order !== undefined);
-  const endMs = Date.parse(vmi?.status.migrationState?.endTimestamp ?? '') || firstSeenEnd(snapshot);
-  const leftMs = endMs + RESULT_WAIT_MS - nowMs;
+  const leftMs = collectingSince(snapshot) + RESULT_WAIT_MS - nowMs;
   if (expected && leftMs > 0) {
     const status = statusWith(snapshot, migration.status.phase ?? 'Migrating', [
       {
         type: 'Complete',
-        status: 'False',
+        status: 'Unknown',
         reason: 'CollectingResults',
         message: `${vmim.metadata.name} is ${vmim.status.phase}`,
       },
     ]);
     const effects: Effect[] =
-      coordination === undefined && order !== undefined ? [{ type: 'coordinate', order }] : [];
+      coordination === undefined && order !== undefined
+        ? [{ type: 'coordinate', order: { ...order, over: true } }]
+        : [];
     return { status, effects, requeueAfterMs: Math.min(leftMs, 1000) };
   }
   if (vmim.status.phase === 'Succeeded') {
@@ -300,11 +301,10 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
   });
 }
 
-function firstSeenEnd({ migration, nowMs }: Snapshot): number {
+/** By our own clock, whatever the nodes' say: the condition turns Unknown when the end is first seen. */
+function collectingSince({ migration, nowMs }: Snapshot): number {
   const complete = migration.status.conditions?.find(({ type }) => type === 'Complete');
-  // The condition's status is False all along, so its time tells nothing; a minute after the last progress ends the wait.
-  const lastSign = migration.status.progress?.updateTime ?? complete?.lastTransitionTime;
-  return lastSign !== undefined && nowMs - Date.parse(lastSign) > 60_000 ? 0 : nowMs - 1;
+  return complete?.status === 'Unknown' ? Date.parse(complete.lastTransitionTime) : nowMs;
 }
 
 function finish(

@@ -154,6 +154,24 @@ describe('coordinator', () => {
     expect(types(again)).toEqual(['arm']);
   });
 
+  it('arms nobody for a migration that is over, but takes its results', () => {
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.coordinate({ ...order, over: true });
+    coordinator.onMessage(a, exampleResult);
+    expect(types(a)).toEqual([]);
+    expect(coordinator.view(migrationUid)).toMatchObject({ go: false, reason: undefined });
+    expect(coordinator.view(migrationUid)?.results.source).toEqual(exampleResult);
+  });
+
+  it('gives sockets back when a migration ends that never got GO', () => {
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.coordinate(order);
+    coordinator.recorded(migrationUid);
+    expect(types(a)).toEqual(['arm', 'disarm', 'recorded']);
+  });
+
   it('gives up once, with the reason that was given', () => {
     const a = session('pod-a');
     coordinator.onSession(a);

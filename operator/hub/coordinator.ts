@@ -28,6 +28,8 @@ import type { HubListener, Session } from './hub.ts';
 export interface CoordinationOrder extends Omit<CoordinationPlan, 'epoch' | 'sessionKey'> {
   sourcePodUid: string;
   targetPodUid: string | undefined;
+  /** The migration has ended: only results are collected, nobody is armed. */
+  over?: boolean;
 }
 
 /** What is known of a migration's acceleration. */
@@ -90,11 +92,14 @@ export class Coordinator implements HubListener {
   coordinate(order: CoordinationOrder): void {
     let running = this.#running.get(order.migrationUid);
     if (running === undefined) {
-      const { sourcePodUid: _source, targetPodUid: _target, ...plan } = order;
+      const { sourcePodUid: _source, targetPodUid: _target, over = false, ...plan } = order;
       const sessionKey = randomBytes(SESSION_KEY_BYTES).toString('base64');
       running = {
         order: { ...order, targetPodUid: undefined },
-        state: startCoordination({ ...plan, epoch: this.#options.epoch, sessionKey }),
+        state: {
+          ...startCoordination({ ...plan, epoch: this.#options.epoch, sessionKey }),
+          ...(over ? { given: 'MigrationOver' } : {}),
+        },
         detail: undefined,
         targetArmedAtMs: undefined,
         armingSeconds: undefined,
@@ -128,6 +133,8 @@ export class Coordinator implements HubListener {
   recorded(migrationUid: string): void {
     const running = this.#running.get(migrationUid);
     if (running === undefined) return;
+    // A side that is armed for nothing gets its socket back.
+    this.giveUp(migrationUid, 'MigrationOver', '');
     this.#running.delete(migrationUid);
     for (const podUid of [running.order.sourcePodUid, running.order.targetPodUid]) {
       if (podUid === undefined) continue;

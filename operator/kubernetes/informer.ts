@@ -41,7 +41,7 @@ export class Informer<T extends KubernetesObject> {
   readonly #options: InformerOptions<T>;
   readonly #objects = new Map<string, T>();
   readonly #indexes = new Map<string, Map<string, Set<string>>>();
-  readonly #handlers: ChangeHandler<T>[] = [];
+  readonly #handlers = new Set<ChangeHandler<T>>();
   readonly #stopping = new AbortController();
   #resourceVersion = '';
   #resolveSynced: () => void = () => {};
@@ -57,9 +57,10 @@ export class Informer<T extends KubernetesObject> {
     });
   }
 
-  /** Before start(): called for every change from the first list on. */
-  onChange(handler: ChangeHandler<T>): void {
-    this.#handlers.push(handler);
+  /** Called for every change from now on; what is in the cache already is not repeated. Returns how to end it. */
+  onChange(handler: ChangeHandler<T>): () => void {
+    this.#handlers.add(handler);
+    return () => this.#handlers.delete(handler);
   }
 
   start(): void {

@@ -174,4 +174,47 @@ describe('BlockIndex', () => {
     expect(message).toEqual({ before: 42, count: 2 });
     expect(index.lookup(9, 9)).toBe(43);
   });
+
+  it('gives readers real places, and an end, while it is written to', async () => {
+    const index = makeIndex([2000], { capacityBlocks: 2000 });
+    const source = `
+      const { workerData, parentPort } = require('node:worker_threads');
+      import(workerData.module).then(({ BlockIndex }) => {
+        const index = BlockIndex.fromHandle(workerData.handle);
+        const stop = new Int32Array(workerData.stop);
+        let lookups = 0, found = 0, wrong = 0;
+        parentPort.postMessage('ready');
+        while (Atomics.load(stop, 0) === 0 || lookups < 1000) {
+          for (let i = 0; i < 2000; i++, lookups++) {
+            const [hi, lo] = [Math.imul(i + 1, 0x9e3779b1) | 0, Math.imul(i + 7, 0x85ebca6b) | 0];
+            const place = index.lookupNear(hi, lo, 0, i);
+            if (place >= 0) found++;
+            if (!(place >= -1 && place < 2000)) wrong++;
+          }
+        }
+        parentPort.postMessage({ found: found > 0, wrong });
+      });`;
+    const stop = new SharedArrayBuffer(4);
+    const worker = new Worker(source, {
+      eval: true,
+      workerData: {
+        handle: index.handle(),
+        module: new URL('./block-index.ts', import.meta.url).href,
+        stop,
+      },
+    });
+    const failed = new Promise<never>((_, reject) => worker.once('error', reject));
+    const message = () => Promise.race([failed, new Promise((resolve) => worker.once('message', resolve))]);
+    expect(await message()).toBe('ready');
+    for (let round = 0; round < 40; round++) {
+      for (let i = 0; i < 2000; i++) index.add(0, i, ...makeHash(i));
+      for (let i = round % 2; i < 2000; i += 2) index.remove(0, i, ...makeHash(i));
+    }
+    for (let i = 0; i < 2000; i++) index.add(0, i, ...makeHash(i));
+    Atomics.store(new Int32Array(stop), 0, 1);
+    expect(await message()).toEqual({ found: true, wrong: 0 });
+    await worker.terminate();
+    expect(index.count).toBe(2000);
+    for (let i = 0; i < 2000; i++) expect(index.lookup(...makeHash(i))).toBe(i);
+  });
 });

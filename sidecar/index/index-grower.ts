@@ -54,6 +54,9 @@ export class IndexGrower {
   #queue: number[] = [];
   #head = 0;
   readonly #idleWaiters: (() => void)[] = [];
+  /** Resolved when so many extents have been dealt with. */
+  #catchUpWaiters: { readonly extents: number; readonly resolve: () => void }[] = [];
+  #extentsDone = 0;
   readonly #spare: Uint8Array[] = [];
   readonly #lanes: number;
   #lanesBusy = 0;
@@ -124,12 +127,30 @@ export class IndexGrower {
     return new Promise((resolve) => this.#idleWaiters.push(resolve));
   }
 
+  /**
+   * For a batch whose hits were just noted: resolves when about everything asked for until now is in the index (the lanes overtake
+   * each other by a few extents), or undefined when it is already.
+   */
+  caughtUp(): Promise<void> | undefined {
+    const extents = this.#extentsQueued;
+    if (this.#extentsDone >= extents || this.#stop.signal.aborted) return undefined;
+    return new Promise((resolve) => this.#catchUpWaiters.push({ extents, resolve }));
+  }
+
   /** Drops what is waiting and adds nothing any more. */
   close(): void {
     this.#stop.abort();
     this.#queue = [];
     this.#head = 0;
     this.#reader.close();
+    for (const waiter of this.#catchUpWaiters.splice(0)) waiter.resolve();
+  }
+
+  #extentDone(): void {
+    this.#extentsDone++;
+    while (this.#catchUpWaiters[0] !== undefined && this.#catchUpWaiters[0].extents <= this.#extentsDone) {
+      this.#catchUpWaiters.shift()?.resolve();
+    }
   }
 
   async #lane(): Promise<void> {
@@ -144,6 +165,7 @@ export class IndexGrower {
       const outcome = await this.#reader.readBlocks([run], buffer);
       if (this.#stop.signal.aborted) break;
       this.#addBlocks(next.volume, block, outcome, buffer);
+      this.#extentDone();
     }
     this.#spare.push(buffer);
     this.#lanesBusy--;
@@ -162,6 +184,7 @@ export class IndexGrower {
         this.#head = 0;
       }
       if (!this.#failed.has(volume)) return { volume, extent };
+      this.#extentDone();
     }
   }
 

@@ -9,7 +9,7 @@ import { LinkBadOpsError, LinkMisuseError } from './link-errors.ts';
 import { unzigzag, VarintReader } from './varint.ts';
 
 /**
- * A batch at the target between its frame and its delivery. Reusable: one holds 23 KiB and is filled anew by each decode.
+ * A batch at the target between its frame and its delivery. Reusable: one holds 11 KiB and is filled anew by each decode.
  * Only the first `pageCount` and `runCount` entries mean anything.
  */
 export class DecodedBatch {

@@ -199,7 +199,6 @@ describe('a reader refuses', () => {
       [targetHello, returnEndFrame(), ...returnFrames(Buffer.of(1)).map((part) => Buffer.from(part))],
     ],
     ['a second RETURN_END', 'NASMIG_LINK_FRAME_ORDER', [targetHello, returnEndFrame(), returnEndFrame()]],
-    ['anything after END_ACK', 'NASMIG_LINK_FRAME_ORDER', [targetHello, endAckFrame(0), pingFrame(1)]],
     ['a RESEND attempt 3', 'NASMIG_LINK_BAD_FRAME', [targetHello, altered(resend(0), 12, '03')]],
     ['a RESEND for no known reason', 'NASMIG_LINK_BAD_FRAME', [targetHello, altered(resend(0), 13, '03')]],
     ['a RESEND with reserved bytes', 'NASMIG_LINK_BAD_FRAME', [targetHello, altered(resend(0), 15, '01')]],
@@ -247,6 +246,15 @@ describe('a reader accepts', () => {
     reader.push(Buffer.from('more'));
     expect(frames).toHaveLength(1);
     expect(frames[0]).toMatchObject({ code: 3, text: 'wrong proof' });
+  });
+
+  it('an END_ACK, and drops the PONG and RETURN that were under way with it', () => {
+    const frames: FrameAt<'source'>[] = [];
+    const reader = new FrameReader<'source'>({ onFrame: (frame) => frames.push(frame) }, 'source');
+    reader.push(Buffer.concat([targetHello, endAckFrame(5), pingFrame(1), ...returnFrames(Buffer.of(1))]));
+    reader.push(returnEndFrame());
+    expect(frames).toHaveLength(2);
+    expect(frames[1]).toMatchObject({ streamBytes: 5 });
   });
 
   it('a batch of the largest size', () => {

@@ -116,7 +116,7 @@ const RULES: readonly (FrameRule | undefined)[] = (() => {
 
 const READ_HEADER = 0;
 const READ_BODY = 1;
-/** After ABORT: the connection is being closed, what still comes is dropped. */
+/** After ABORT and END_ACK the connection is being closed: a PONG or RETURN that was under way is dropped. */
 const DROP = 2;
 /** After `detach`: the rest of the connection is QEMU's. */
 const DETACHED = 3;
@@ -319,7 +319,6 @@ export class FrameReader<R extends Role> {
     if (!this.#helloSeen) throw new LinkFrameOrderError(name, 'before HELLO');
     if (this.#endSeen && (type === FRAME_BATCH || type === FRAME_END))
       throw new LinkFrameOrderError(name, 'after END');
-    if (this.#endSeen && this.#role === 'source') throw new LinkFrameOrderError(name, 'after END_ACK');
     if (this.#returnEnded && (type === FRAME_RETURN || type === FRAME_RETURN_END)) {
       throw new LinkFrameOrderError(name, 'after RETURN_END');
     }
@@ -338,7 +337,7 @@ export class FrameReader<R extends Role> {
       this.#current = undefined;
       this.#currentBody = NO_BYTES;
     }
-    if (frame.type === FRAME_ABORT) this.#state = DROP;
+    if (frame.type === FRAME_ABORT || frame.type === FRAME_END_ACK) this.#state = DROP;
   }
 
   #readFrame(body: Buffer): Frame {
@@ -388,11 +387,8 @@ export class FrameReader<R extends Role> {
         this.#endSeen = true;
         return { type: FRAME_END, streamBytes, batches };
       }
-      case FRAME_END_ACK: {
-        const streamBytes = readSafeU64(body, 0, 'END_ACK');
-        this.#endSeen = true;
-        return { type: FRAME_END_ACK, streamBytes };
-      }
+      case FRAME_END_ACK:
+        return { type: FRAME_END_ACK, streamBytes: readSafeU64(body, 0, 'END_ACK') };
       case FRAME_RETURN_END:
         this.#returnEnded = true;
         return { type: FRAME_RETURN_END };

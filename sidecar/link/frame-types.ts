@@ -85,7 +85,7 @@ export const PING_INTERVAL_MS = 1000;
 export const LATE_AFTER_MS = 5000;
 /** Nothing received for this long: the connection is silent and is aborted. KubeVirt itself gives up after 150 s. */
 export const SILENT_AFTER_MS = 30_000;
-/** The answer to HELLO needs neither QEMU nor NAS, so it is quick or does not come. */
+/** The answer to HELLO needs a connect to the destination QEMU's socket and no NAS, so it is quick or does not come. */
 export const HELLO_TIMEOUT_MS = 10_000;
 
 // ---- versions

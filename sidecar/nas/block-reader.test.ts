@@ -1,9 +1,12 @@
+import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { BlockReader, type BlockRun, type ReadOutcome } from './block-reader.ts';
 import { MemoryVolume, patternBlocks } from './memory-volume.ts';
 import { BlockRangeError } from './nas-error.ts';
-import { BLOCK_BYTES } from './volume.ts';
+import { BLOCK_BYTES, openVolume } from './volume.ts';
 
 const DONE: Omit<ReadOutcome, 'pages'> = { missingCount: 0, missing: null, failure: null, failedVolume: -1 };
 
@@ -215,24 +218,57 @@ describe('BlockReader', () => {
     expect(reader.stuckReads).toBe(0);
   });
 
+  it('reads a real file, uncached, and notices when it shrinks', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'block-reader-'));
+    try {
+      const path = join(directory, 'disk.img');
+      const content = patternBlocks(1024);
+      await writeFile(path, content);
+      const volume = await openVolume({ name: 'disk', path }, () => undefined);
+      const reader = new BlockReader({ volumes: [volume], maxReadBytes: 64 * BLOCK_BYTES });
+      const destination = new Uint8Array(1000 * BLOCK_BYTES);
+      const runs = [makeRun(24, 500, 500 * BLOCK_BYTES), makeRun(524, 500, 0)];
+      expect(await reader.readBlocks(runs, destination)).toEqual({ pages: 1000, ...DONE });
+      const swapped = Buffer.concat([
+        destination.subarray(500 * BLOCK_BYTES),
+        destination.subarray(0, 500 * BLOCK_BYTES),
+      ]);
+      expect(Buffer.compare(swapped, content.subarray(24 * BLOCK_BYTES))).toBe(0);
+      await truncate(path, 1000 * BLOCK_BYTES);
+      const outcome = await reader.readBlocks([makeRun(990, 34, 0)], destination);
+      expect(outcome.failure?.code).toBe('NASMIG_VOLUME_SHORT');
+      expect(missingPages(outcome)).toEqual(Array.from({ length: 24 }, (_, i) => 10 + i));
+      await volume.close();
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
+
   it('measures time and rate of its reads', async () => {
     const volume = new MemoryVolume('a', patternBlocks(256));
-    const reader = new BlockReader({ volumes: [volume] });
+    let now = 0;
+    const reader = new BlockReader({ volumes: [volume], now: () => now });
     const destination = new Uint8Array(256 * BLOCK_BYTES);
     expect([reader.bytesPerSecond(), reader.p99Micros()]).toEqual([0, 0]);
-    for (let i = 0; i < 6; i++) {
+    const readFor = async (ms: number) => {
       volume.held = true;
       const reading = reader.readBlocks([makeRun(0, 256, 0)], destination);
-      await sleep(20);
+      now += ms;
       volume.release();
       await reading;
       // Idle time must not count.
-      await sleep(20);
-    }
-    // 1 MiB in 20 ms or a little more.
-    expect(reader.bytesPerSecond()).toBeGreaterThan(15e6);
-    expect(reader.bytesPerSecond()).toBeLessThan(60e6);
-    expect(reader.p99Micros()).toBeGreaterThan(19_000);
-    expect(reader.p99Micros()).toBeLessThan(200_000);
+      now += 1000;
+    };
+    await readFor(20);
+    // 1 MiB in 20 ms, before there is a whole sample of the rate.
+    expect(reader.bytesPerSecond()).toBe(2 ** 20 * 50);
+    for (let i = 0; i < 9; i++) await readFor(20);
+    expect(reader.bytesPerSecond()).toBe(2 ** 20 * 50);
+    expect(reader.p99Micros()).toBeGreaterThanOrEqual(20_000);
+    expect(reader.p99Micros()).toBeLessThan(24_000);
+    for (let i = 0; i < 10; i++) await readFor(200);
+    expect(reader.bytesPerSecond()).toBeLessThan(2 ** 20 * 7);
+    expect(reader.bytesPerSecond()).toBeGreaterThan(2 ** 20 * 5);
+    expect(reader.p99Micros()).toBeGreaterThanOrEqual(200_000);
   });
 });

@@ -47,6 +47,8 @@ export interface BlockReaderOptions {
   readonly maxReadBytes?: number;
   /** Time a request has from readBlocks on. */
   readonly deadlineMs?: number;
+  /** A clock in milliseconds, for what is measured; deadlines are timers. */
+  readonly now?: () => number;
 }
 
 /** Totals since the reader was made. */
@@ -93,7 +95,7 @@ interface Job {
   /** Number of each run's first page. */
   readonly firstPage: number[];
   readonly pages: number;
-  readonly destination: Uint8Array;
+  readonly destination: Buffer;
   readonly plan: Plan;
   readonly resolve: (outcome: ReadOutcome) => void;
   readonly timer: NodeJS.Timeout;
@@ -113,7 +115,8 @@ export class BlockReader {
   readonly #gapBlocks: number;
   readonly #cellBlocks: number;
   readonly #deadlineMs: number;
-  readonly #slices: Uint8Array[];
+  readonly #now: () => number;
+  readonly #slices: Buffer[];
   readonly #free: number[] = [];
   readonly #queue: Job[] = [];
   readonly #open = new Set<Job>();
@@ -143,9 +146,10 @@ export class BlockReader {
     this.#gapBlocks = options.gapBlocks ?? DEFAULT_GAP_BLOCKS;
     this.#cellBlocks = maxReadBytes / BLOCK_BYTES;
     this.#deadlineMs = options.deadlineMs ?? DEFAULT_DEADLINE_MS;
+    this.#now = options.now ?? performance.now.bind(performance);
     const slab = alignedMemory(maxInFlight * maxReadBytes);
     this.#slices = Array.from({ length: maxInFlight }, (_, i) =>
-      slab.subarray(i * maxReadBytes, (i + 1) * maxReadBytes),
+      Buffer.from(slab.buffer, i * maxReadBytes, maxReadBytes),
     );
     // The lowest slice is taken first, so that only as much of the slab becomes resident as is used at once.
     for (let i = maxInFlight - 1; i >= 0; i--) this.#free.push(i);
@@ -202,7 +206,7 @@ export class BlockReader {
         runs,
         firstPage,
         pages,
-        destination,
+        destination: Buffer.from(destination.buffer, destination.byteOffset, destination.byteLength),
         plan,
         resolve,
         timer,
@@ -332,8 +336,8 @@ export class BlockReader {
     const volume = this.#volumes[volumeIndex] as BlockVolume;
     const position = (job.plan.readBlock[read] as number) * BLOCK_BYTES;
     const length = (job.plan.readBlocks[read] as number) * BLOCK_BYTES;
-    const memory = this.#slices[slice] as Uint8Array;
-    const startedAt = performance.now();
+    const memory = this.#slices[slice] as Buffer;
+    const startedAt = this.#now();
     if (this.#free.length === this.#slices.length - 1) this.#busySince = startedAt;
     this.#reads++;
     volume.read(memory, length, position, (error, bytes) => {
@@ -360,7 +364,7 @@ export class BlockReader {
   }
 
   #meter(startedAt: number, bytes: number): void {
-    const now = performance.now();
+    const now = this.#now();
     this.#latency.add((now - startedAt) * 1000);
     this.#bytesRead += bytes;
     this.#busyBytes += bytes;
@@ -373,7 +377,7 @@ export class BlockReader {
     this.#busyBytes = 0;
   }
 
-  #deliver(job: Job, read: number, memory: Uint8Array, got: number): void {
+  #deliver(job: Job, read: number, memory: Buffer, got: number): void {
     const { plan, destination } = job;
     const first = plan.readBlock[read] as number;
     const end = plan.readPieces[read + 1] as number;
@@ -445,21 +449,21 @@ function firstOpenRead(job: Job): number {
   return Math.max(job.ended.indexOf(0), 0);
 }
 
+// Buffer.copy, because subarray and set would allocate a view a page.
 function copyPages(
-  from: Uint8Array,
+  from: Buffer,
   fromOffset: number,
   count: number,
-  to: Uint8Array,
+  to: Buffer,
   toOffset: number,
   stride: number,
 ): void {
-  if (count === 0) return;
-  if (stride === BLOCK_BYTES || count === 1) {
-    to.set(from.subarray(fromOffset, fromOffset + count * BLOCK_BYTES), toOffset);
+  if (stride === BLOCK_BYTES) {
+    from.copy(to, toOffset, fromOffset, fromOffset + count * BLOCK_BYTES);
     return;
   }
   for (let i = 0; i < count; i++) {
     const start = fromOffset + i * BLOCK_BYTES;
-    to.set(from.subarray(start, start + BLOCK_BYTES), toOffset + i * stride);
+    from.copy(to, toOffset + i * stride, start, start + BLOCK_BYTES);
   }
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { LITERAL_PAGE } from '../link/batch-encoder.ts';
 import { PAGE_BYTES } from '../stream/page-sink.ts';
-import { type BlockLookup, type PageHash, type PipeState, Planner } from './planner.ts';
+import { type BlockLookup, type PipeState, Planner } from './planner.ts';
 
 const FREE: PipeState = {
   linkBytesPerSecond: 0,
@@ -11,37 +11,23 @@ const FREE: PipeState = {
   nasQueuedBytes: 0,
 };
 
-/** Pages are told apart by their first byte; those below 100 are on volume 0 at ten times that block, 100 is on volume 1. */
-const hash: PageHash & { hi: number } = {
-  hi: 0,
-  lo: 0,
-  hash(bytes, offset) {
-    this.hi = bytes[offset] as number;
-  },
-};
+/** Hashes below 100 are on volume 0 at ten times that block, 100 is on volume 1, others are nowhere. */
 const index: BlockLookup = {
   lookupNear: (hi) => (hi <= 100 ? hi : -1),
   volume: (place) => (place === 100 ? 1 : 0),
   block: (place) => place * 10,
 };
 
-function pagesOf(...firstBytes: number[]): { bytes: Buffer; offsets: Uint32Array } {
-  const bytes = Buffer.alloc(firstBytes.length * PAGE_BYTES);
-  firstBytes.forEach((byte, i) => {
-    bytes[i * PAGE_BYTES] = byte;
-  });
-  return { bytes, offsets: Uint32Array.from(firstBytes, (_, i) => i * PAGE_BYTES) };
-}
-
 describe('Planner', () => {
-  const plan = (first: number[], pipes: PipeState, firstReferencable = 0, usable = [true, true]) => {
-    const { bytes, offsets } = pagesOf(...first);
-    const planner = new Planner(index, hash, usable, 512);
-    const made = planner.plan(bytes, offsets, first.length, firstReferencable, pipes);
+  const plan = (hashes: number[], pipes: PipeState, firstReferencable = 0, usable = [true, true]) => {
+    const offsets = Uint32Array.from(hashes, (_, i) => i * PAGE_BYTES);
+    const planner = new Planner(index, usable, 512);
+    const pages = { hi: Int32Array.from(hashes), lo: new Int32Array(hashes.length) };
+    const made = planner.plan(pages, offsets, hashes.length, firstReferencable, pipes);
     return {
       ...made,
-      volumes: [...made.volumes.subarray(0, first.length)],
-      blocks: [...made.blocks.subarray(0, first.length)],
+      volumes: [...made.volumes.subarray(0, hashes.length)],
+      blocks: [...made.blocks.subarray(0, hashes.length)],
     };
   };
 

@@ -17,10 +17,10 @@ export interface BlockLookup {
   block(place: number): number;
 }
 
-export interface PageHash {
-  readonly hi: number;
-  readonly lo: number;
-  hash(bytes: Uint8Array, offset: number): void;
+/** Hashes of a batch's pages, by their order. */
+export interface PageHashes {
+  readonly hi: Int32Array;
+  readonly lo: Int32Array;
 }
 
 /** What is known about the two pipes when a batch is planned. Rates in bytes per second, 0 when unknown. */
@@ -45,14 +45,12 @@ export interface Plan {
 
 export class Planner {
   readonly #index: BlockLookup;
-  readonly #hash: PageHash;
   readonly #usable: readonly boolean[];
   readonly #plan: Plan;
 
   /** @param usable per volume: whether the target can read it. @param maxPages largest page count of a batch. */
-  constructor(index: BlockLookup, hash: PageHash, usable: readonly boolean[], maxPages: number) {
+  constructor(index: BlockLookup, usable: readonly boolean[], maxPages: number) {
     this.#index = index;
-    this.#hash = hash;
     this.#usable = usable;
     this.#plan = {
       volumes: new Uint16Array(maxPages),
@@ -62,9 +60,9 @@ export class Planner {
     };
   }
 
-  /** Plans a batch whose pages start at `pageOffsets` in `bytes`; pages before `firstReferencable` stay literals. */
+  /** Plans a batch whose pages start at `pageOffsets` and have these hashes; pages before `firstReferencable` stay literals. */
   plan(
-    bytes: Uint8Array,
+    hashes: PageHashes,
     pageOffsets: Uint32Array,
     pageCount: number,
     firstReferencable: number,
@@ -84,8 +82,8 @@ export class Planner {
       const offset = pageOffsets[i] as number;
       let place = -1;
       if (offset >= firstReferencable) {
-        this.#hash.hash(bytes, offset);
-        place = this.#index.lookupNear(this.#hash.hi, this.#hash.lo, expectedVolume, expectedBlock);
+        const { hi, lo } = hashes;
+        place = this.#index.lookupNear(hi[i] as number, lo[i] as number, expectedVolume, expectedBlock);
         if (place >= 0 && this.#usable[this.#index.volume(place)] !== true) place = -1;
       }
       if (place >= 0 && weigh) {

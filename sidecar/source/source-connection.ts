@@ -59,7 +59,7 @@ import type {
   PageSink,
 } from '../stream/page-sink.ts';
 import type { RamBlock } from '../stream/ram-blocks.ts';
-import { Planner } from './planner.ts';
+import { type PageHashes, Planner } from './planner.ts';
 import type { SourceMigration } from './source-migration.ts';
 import { type StreamBatch, StreamBatcher } from './stream-batcher.ts';
 
@@ -72,11 +72,21 @@ const SILENT_OPENING_MS = 250;
 /** Bytes of main that are looked at before HELLO: enough for header, configuration and the commands before RAM. */
 const OPENING_BYTES = 64 * 1024;
 
+/** The longest that a batch waits for the index to grow around its hits. */
+const INDEX_WAIT_MS = 100;
+
 /** What may wait in the link's socket before no more is read from QEMU. */
 const LINK_BACKLOG_BYTES = 2 * 1024 * 1024;
 
 /** Whoever closes first is the target; it gets this long after END_ACK. */
 const CLOSE_GRACE_MS = 2000;
+
+/** A batch that was cut and not sent yet, with the hashes of its pages. */
+interface WaitingBatch extends PageHashes {
+  readonly batch: StreamBatch;
+  /** False while the index grows around its hits. */
+  ready: boolean;
+}
 
 interface KeptBatch {
   readonly number: number;
@@ -122,7 +132,8 @@ export class SourceConnection implements PageSink {
   #ownHello: Hello | undefined;
   #helloAnswered: (mode: Mode) => void = () => {};
 
-  #queue: StreamBatch[] = [];
+  #queue: WaitingBatch[] = [];
+  #queueBytes = 0;
   readonly #kept = new Map<number, KeptBatch>();
   #nextNumber = 0;
   #delivered = 0;
@@ -257,7 +268,7 @@ export class SourceConnection implements PageSink {
   #onHello(answer: Hello): void {
     const own = this.#ownHello;
     if (own === undefined) return;
-    const { sessionKey, index, pageHasher } = this.#migration.options;
+    const { sessionKey, index } = this.#migration.options;
     const agreement = verifyTargetHello(answer, deriveProofKey(sessionKey), own);
     if (agreement.mode === 'raw') {
       this.#reader?.detach();
@@ -272,7 +283,7 @@ export class SourceConnection implements PageSink {
     this.#encoder = new BatchEncoder({ zstd: this.#migration.options.zstd });
     this.#patchEncoder = new PatchEncoder({ zstd: this.#migration.options.zstd });
     const usable = agreement.volumes.map((volume) => volume.usable);
-    this.#planner = new Planner(index, pageHasher, usable, MAX_BATCH_PAGES);
+    this.#planner = new Planner(index, usable, MAX_BATCH_PAGES);
     this.#helloAnswered('framed');
   }
 
@@ -474,17 +485,60 @@ export class SourceConnection implements PageSink {
 
   #cut(): void {
     const batch = this.#batcher.cut();
-    if (batch !== undefined) this.#queue.push(batch);
+    if (batch !== undefined) {
+      const waiting: WaitingBatch = { batch, ...this.#hash(batch), ready: true };
+      this.#queue.push(waiting);
+      this.#queueBytes += batch.bytes.length;
+      this.#letIndexGrow(waiting);
+    }
     this.#sendQueued();
+  }
+
+  #hash(batch: StreamBatch): PageHashes {
+    const hi = new Int32Array(batch.pageCount);
+    const lo = new Int32Array(batch.pageCount);
+    const { pageHasher } = this.#migration.options;
+    for (let i = 0; i < batch.pageCount; i++) {
+      pageHasher.hash(batch.bytes, batch.pageOffsets[i] as number);
+      hi[i] = pageHasher.hi;
+      lo[i] = pageHasher.lo;
+    }
+    return { hi, lo };
+  }
+
+  /** With a sampled index: the blocks around each hit are indexed before the batch is planned, for its pages are their neighbours. */
+  #letIndexGrow(waiting: WaitingBatch): void {
+    const { grower, index } = this.#migration.options;
+    if (grower === undefined || !this.#migration.mayWaitForIndex) return;
+    for (let i = 0; i < waiting.batch.pageCount; i++) {
+      const place = index.lookup(waiting.hi[i] as number, waiting.lo[i] as number);
+      if (place >= 0) grower.grow(index.volume(place), index.block(place));
+    }
+    const grown = grower.caughtUp();
+    if (grown === undefined) return;
+    waiting.ready = false;
+    const go = (): void => {
+      if (waiting.ready) return;
+      clearTimeout(timer);
+      waiting.ready = true;
+      this.#guard(() => {
+        this.#sendQueued();
+        this.regulate();
+      });
+    };
+    const timer = setTimeout(go, INDEX_WAIT_MS);
+    void grown.then(go);
   }
 
   #sendQueued(): void {
     if (this.#state !== 'framed' && this.#state !== 'ending') return;
     while (this.#queue.length > 0) {
-      const batch = this.#queue[0] as StreamBatch;
-      if (this.#sentBytes + batch.bytes.length > this.#creditLimit) return;
+      const waiting = this.#queue[0] as WaitingBatch;
+      const { length } = waiting.batch.bytes;
+      if (!waiting.ready || this.#sentBytes + length > this.#creditLimit) return;
       this.#queue.shift();
-      this.#send(batch);
+      this.#queueBytes -= length;
+      this.#send(waiting);
     }
     if (this.#state === 'ending' && this.#batcher.heldBytes === 0 && !this.#endSent) {
       this.#endSent = true;
@@ -497,11 +551,12 @@ export class SourceConnection implements PageSink {
   }
   #endSent = false;
 
-  #send(batch: StreamBatch): void {
+  #send(waiting: WaitingBatch): void {
+    const { batch } = waiting;
     const migration = this.#migration;
-    const { counters, options } = migration;
+    const { counters } = migration;
     const number = this.#nextNumber++;
-    const plan = this.#plan(batch);
+    const plan = this.#plan(waiting);
     const sealer = this.#sealer as TagSealer;
     const encoder = this.#encoder as BatchEncoder;
     const tag = sealer.seal(number, 0, batch.bytes, batch.pageCount);
@@ -524,12 +579,6 @@ export class SourceConnection implements PageSink {
       references,
       attempt: 0,
     });
-    if (options.onHit !== undefined && references > 0) {
-      for (let i = 0; i < batch.pageCount; i++) {
-        const volume = plan.volumes[i] as number;
-        if (volume !== LITERAL_PAGE) options.onHit(volume, plan.blocks[i] as number);
-      }
-    }
     this.#sentBytes += batch.bytes.length;
     this.#outstandingBytes += batch.bytes.length;
     migration.windowBytes += batch.bytes.length;
@@ -545,24 +594,19 @@ export class SourceConnection implements PageSink {
     this.#writeLink(encoded.parts, () => encoder.release(encoded));
   }
 
-  #plan(batch: StreamBatch): ReturnType<Planner['plan']> {
+  #plan(waiting: WaitingBatch): ReturnType<Planner['plan']> {
     const migration = this.#migration;
     const allowed =
       migration.referencesOff === undefined && migration.throttle.allows(migration.options.now());
+    const { batch } = waiting;
     const firstReferencable = allowed ? FIRST_LITERAL_BYTES - batch.streamOffset : Number.POSITIVE_INFINITY;
-    return (this.#planner as Planner).plan(
-      batch.bytes,
-      batch.pageOffsets,
-      batch.pageCount,
-      firstReferencable,
-      {
-        linkBytesPerSecond: migration.linkRate.bytesPerSecond,
-        linkQueuedBytes: migration.linkRate.outstandingBytes,
-        literalRatio: migration.literalRatio,
-        nasBytesPerSecond: migration.nasBytesPerSecond,
-        nasQueuedBytes: migration.nasQueuedBytes,
-      },
-    );
+    return (this.#planner as Planner).plan(waiting, batch.pageOffsets, batch.pageCount, firstReferencable, {
+      linkBytesPerSecond: migration.linkRate.bytesPerSecond,
+      linkQueuedBytes: migration.linkRate.outstandingBytes,
+      literalRatio: migration.literalRatio,
+      nasBytesPerSecond: migration.nasBytesPerSecond,
+      nasQueuedBytes: migration.nasQueuedBytes,
+    });
   }
 
   #writeLink(parts: readonly Uint8Array[], taken?: () => void): void {
@@ -585,7 +629,7 @@ export class SourceConnection implements PageSink {
     if (this.#state !== 'framed' || this.#qemuEnded) return;
     const migration = this.#migration;
     const blocked =
-      this.#queue.length > 0 ||
+      this.#queueBytes >= migration.queueBytes ||
       (this.#link as Socket).writableLength >= LINK_BACKLOG_BYTES ||
       // Every connection may have something under way, whatever the others have: multifd's SYNC stops a channel until another moves.
       (this.#outstandingBytes > 0 && migration.windowBytes >= migration.maxWindowBytes);

@@ -25,6 +25,15 @@ const MIN_WINDOW_BYTES = 512 * 1024;
 const DECISION_BATCH_BYTES = 128 * 1024;
 
 const BULK_BATCH_BYTES = 1024 * 1024;
+const BULK_QUEUE_BYTES = 4 * 1024 * 1024;
+
+/** What the source needs of the index's grower. */
+export interface IndexGrowth {
+  /** Notes a hit; what lies around it will be indexed. */
+  grow(volume: number, block: number): void;
+  /** Resolves when what was noted is in the index; undefined when it is already. */
+  caughtUp(): Promise<void> | undefined;
+}
 
 export interface SourceMigrationOptions {
   /** UID of the VirtualMachineInstanceMigration. */
@@ -34,8 +43,8 @@ export interface SourceMigrationOptions {
   readonly volumes: readonly { readonly name: string; readonly sizeBytes: number }[];
   readonly index: BlockIndex;
   readonly pageHasher: PageHasher;
-  /** Told of each hit, so that the index can grow around it. */
-  readonly onHit?: (volume: number, block: number) => void;
+  /** Grows a sampled index around its hits. */
+  readonly grower?: IndexGrowth;
   readonly downtimeLimitMs: number;
   /** 0 when the operator set none. */
   readonly linkBytesPerSecond: number;
@@ -144,6 +153,16 @@ export class SourceMigration {
     }
     this.#literalStreamBytes += streamBytes;
     this.#literalLinkBytes += linkBytes;
+  }
+
+  /** Stream bytes that one connection may have waiting for the index to grow, or for credit. */
+  get queueBytes(): number {
+    return this.pace.phase === 'first-pass' ? BULK_QUEUE_BYTES : 1;
+  }
+
+  /** True while there is time to let the index grow around a batch's hits before it is planned. */
+  get mayWaitForIndex(): boolean {
+    return this.pace.phase === 'first-pass' && this.referencesOff === undefined;
   }
 
   /** How large a batch may grow now. */

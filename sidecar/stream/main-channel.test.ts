@@ -291,6 +291,7 @@ describe("RAM's RAMBlock list", () => {
           .u64(2 ** 44),
       ),
     );
+    expectFound(tail(list(8192).cstr('a').u64(4097).cstr('b').u64(4095)));
     expectFound(tail(list(8192).u8(0)));
     expectFound(tail(list(8192).cstr('a').u64(4096).cstr('a').u64(4096)));
     expectFound(tail(list(0xffff_ffff_ffff_f000n)));
@@ -395,6 +396,36 @@ describe('RAM records', () => {
     expectFound(tail(at().u64(RecordFlag.compressPage).cstr('pc.ram').u32(0)));
     expectFound(tail(at().u64(RecordFlag.compressPage).cstr('pc.ram').u32(8193)));
     expectFound(tail(at().u64(RecordFlag.compressPage).cstr('pc.ram').u32(0xffff_ffff)));
+  });
+
+  it('refuses offsets whose page number does not fit 32 bits', () => {
+    const huge = () => new MainStream().header().ramStart([{ name: 'huge', pageCount: 0xffff_ffff }]);
+    const stream = huge()
+      .opaque('ram-record')
+      .u64(0x1000_0000_0000n | BigInt(RecordFlag.page))
+      .cstr('huge');
+    expectFound(tail(stream));
+    expect(find(stream.finish()).opaqueDetail).toContain('2^44');
+  });
+
+  it('compares EOS and FLUSH with all of the u64', () => {
+    const over = 0x1_0000_0000;
+    expectFound(
+      tail(
+        started()
+          .ramPart()
+          .opaque('ram-record')
+          .u64(over + RecordFlag.eos),
+      ),
+    );
+    expectFound(
+      tail(
+        started()
+          .ramPart()
+          .opaque('ram-record')
+          .u64(over + RecordFlag.multifdFlush),
+      ),
+    );
   });
 
   it('refuses unknown blocks, offsets outside them, and CONTINUE without a block', () => {

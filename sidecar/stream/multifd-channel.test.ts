@@ -83,6 +83,24 @@ describe('page packets', () => {
     expectFound(stream.packet({ block: BLOCK, normal: [255], zero: [3], payload: pages(1) }).packet({}));
   });
 
+  it('tells a block from one whose name it begins with', () => {
+    const blocks = () => {
+      const table = new RamBlocks();
+      table.declare('mem', 4);
+      table.declare('mem10', 200);
+      table.finishList();
+      return table;
+    };
+    const stream = begun()
+      .packet({ block: 'mem10', zero: [150] })
+      .packet({ block: 'mem', zero: [3] });
+    expectFound(stream.packet({ block: 'mem10', zero: [151] }).packet({ block: 'mem', zero: [2] }), blocks);
+    const outside = begun().packet({ block: 'mem10', zero: [150] });
+    const offset = outside.length;
+    const bytes = outside.packet({ block: 'mem', zero: [150] }).finish();
+    expect(find(bytes, false, blocks()).lines.at(-1)).toBe(`opaque multifd-packet ${offset}`);
+  });
+
   it('tells SYNC at the end of the packet, after its pages', () => {
     const stream = begun().packet({ flags: PacketFlag.sync, pagesAlloc: 0 });
     stream.packet({ flags: PacketFlag.sync, block: BLOCK, normal: [1, 9], payload: pages(2), stale: true });
@@ -214,6 +232,29 @@ describe('packets of other forms', () => {
 });
 
 describe('before the RAMBlock list is known', () => {
+  it('refuses offsets whose page number does not fit 32 bits', () => {
+    const stream = begun().packet({ block: BLOCK, zero: [0xffff_ffff] });
+    stream
+      .opaque('multifd-packet')
+      .u32(0x1122_3344)
+      .u32(1)
+      .u32(0)
+      .u32(128)
+      .u32(0)
+      .u32(0)
+      .u64(1)
+      .u32(1)
+      .fill(28);
+    expectFound(
+      stream
+        .text(BLOCK)
+        .fill(250)
+        .u64(0x1000_0000_0000)
+        .fill(8 * 127),
+      () => new RamBlocks(),
+    );
+  });
+
   it('names blocks by what packets say, and bounds page numbers when the list comes', () => {
     const blocks = new RamBlocks();
     const sink = new RecordingSink(blocks);
@@ -321,6 +362,16 @@ describe('test streams', () => {
     const twice = [1, 2].map(() => generateMigration({ channels: 2, seed: 3 }));
     expect(twice[0]).toEqual(twice[1]);
     expect(generateMigration({ channels: 2, seed: 4 }).main).not.toEqual(twice[0]!.main);
+  });
+
+  it('are pushed in pieces without being changed, also when they are a Buffer as files are', () => {
+    const { main, expected } = generateMigration({ seed: 8 });
+    const recording = Buffer.from(main);
+    const blocks = new RamBlocks();
+    const sink = new RecordingSink(blocks);
+    pushInPieces(new MainChannelFinder(sink, blocks), recording, [10, 5000, 5001]);
+    expect(sink.lines).toEqual(expected.main);
+    expect(recording.equals(main)).toBe(true);
   });
 
   it('write integers big-endian', () => {

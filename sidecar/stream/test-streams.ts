@@ -75,7 +75,7 @@ export function pushInPieces(finder: ChannelFinder, bytes: Uint8Array, cuts: rea
     .sort((left, right) => left - right);
   let from = 0;
   for (const to of ends) {
-    const piece = bytes.slice(from, to);
+    const piece = new Uint8Array(bytes.subarray(from, to)); // not slice: a Buffer's is a view
     finder.push(piece);
     piece.fill(0xa5); // a finder that kept a reference would read this
     from = to;

@@ -37,7 +37,7 @@ export const GUEST_PROFILES: Readonly<Record<GuestProfileName, GuestProfile>> = 
   /** Memory is 0.6 times the files that it reads, so that no page is free. */
   full: { name: 'full', ...WARM, memoryMiB: 600, readMiB: 1000 },
   /** Half its used memory is anonymous and incompressible. */
-  mixed: { name: 'mixed', ...WARM, readMiB: 420, randomMiB: 440, textMiB: 0 },
+  mixed: { name: 'mixed', ...WARM, readMiB: 425, randomMiB: 425 },
   /** As warm on a disk with a past, and 100 MB of its cached files rewritten after the index was made. */
   aged: {
     name: 'aged',

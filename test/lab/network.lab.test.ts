@@ -1,6 +1,7 @@
 // The migration network with real TCP through the proxies: what is set is what is measured, at the interfaces.
 
 import { randomFillSync } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { compareStreams, identicalStreams } from './identical-streams.ts';
 import { trafficBetween } from './interface-counters.ts';
@@ -33,18 +34,30 @@ async function connected(): Promise<{ path: MigrationPath; near: SocketEnd; far:
   };
 }
 
+interface Measurement {
+  /** Mbit/s with headers, at the interface. */
+  wire: number;
+  /** Mbit/s of the sender's bytes. */
+  payload: number;
+  /** Of all CPUs together, 0 to 1. */
+  idleCpu: number;
+}
+
+async function cpuTicks(): Promise<{ idle: number; all: number }> {
+  const [, ...ticks] = (await readFile('/proc/stat', 'utf8')).split('\n', 1)[0]?.split(/\s+/) ?? [];
+  const numbers = ticks.map(Number);
+  return { idle: numbers[3] ?? 0, all: numbers.reduce((sum, count) => sum + count, 0) };
+}
+
 /** Sends for `seconds` at about `mbit` and returns measured Mbit/s on the wire and of payload, in the sending direction. */
-async function measure(
-  mbit: number,
-  direction: 'out' | 'in',
-  seconds: number,
-): Promise<{ wire: number; payload: number }> {
+async function measure(mbit: number, direction: 'out' | 'in', seconds: number): Promise<Measurement> {
   const { path, near, far, close } = await connected();
   const [from, to] = direction === 'out' ? [near, far] : [far, near];
   to.countOnly();
   // Connection and handshakes are not what is measured.
   await from.write(Buffer.from('QEVM'));
   await to.receives(4);
+  const cpuBefore = await cpuTicks();
   const before = await lab.traffic();
   const started = performance.now();
   const chunk = randomFillSync(Buffer.alloc(64 * 1024));
@@ -54,10 +67,15 @@ async function measure(
   await to.receives(sent);
   const elapsed = (performance.now() - started) / 1000;
   const { migration } = trafficBetween(before, await lab.traffic());
+  const cpuAfter = await cpuTicks();
   close();
   await path.finish();
   const wireBytes = direction === 'out' ? migration.sourceToTarget : migration.targetToSource;
-  return { wire: (wireBytes * 8) / elapsed / 1e6, payload: (sent * 8) / elapsed / 1e6 };
+  return {
+    wire: (wireBytes * 8) / elapsed / 1e6,
+    payload: (sent * 8) / elapsed / 1e6,
+    idleCpu: (cpuAfter.idle - cpuBefore.idle) / (cpuAfter.all - cpuBefore.all),
+  };
 }
 
 /** On a machine that others use, seconds pass in which TLS alone does not get the CPU for 1 Gbit/s. */
@@ -73,7 +91,7 @@ test.each([
   '$mbit Mbit/s $direction: measured on the wire within 5 %, and never more',
   async ({ mbit, direction }) => {
     await lab.network.setMigrationRate({ outMbit: mbit, inMbit: mbit });
-    let best = { wire: 0, payload: 0 };
+    let best: Measurement = { wire: 0, payload: 0, idleCpu: 0 };
     for (let attempt = 0; attempt < ATTEMPTS && best.wire < 0.95 * mbit; attempt++) {
       const measured = await measure(mbit, direction, 2);
       console.log(
@@ -82,7 +100,8 @@ test.each([
       expect(measured.wire).toBeLessThan(1.05 * mbit);
       if (measured.wire > best.wire) best = measured;
     }
-    expect(best.wire).toBeGreaterThan(0.95 * mbit);
+    const busy = `${(best.idleCpu * 100).toFixed(0)} % of the CPU was idle; with next to none, measure again on a quiet machine`;
+    expect(best.wire, busy).toBeGreaterThan(0.95 * mbit);
     // 1448 of 1514 bytes of a frame are payload, less TLS records and acknowledgements that go the same way.
     expect(best.payload / best.wire).toBeGreaterThan(0.94);
     expect(best.payload / best.wire).toBeLessThan(0.96);

@@ -136,13 +136,15 @@ export class Container {
   async stop(timeoutMs: number = STOP_TIMEOUT_MS): Promise<{ elapsedMs: number }> {
     const startedMs = performance.now();
     this.signal('SIGTERM');
-    if ((await this.process.endsWithin(timeoutMs)) === null) await this.process.kill();
+    if ((await this.process.endsWithin(timeoutMs)) === null) await this.kill();
     return { elapsedMs: performance.now() - startedMs };
   }
 
-  /** SIGKILL to everything in it, as a crash or the OOM killer would do. */
+  /** SIGKILL to everything in it, as a crash or the OOM killer would do. Resolves when process 1 is gone. */
   async kill(): Promise<void> {
     await this.process.kill();
+    const deadlineMs = Date.now() + INIT_TIMEOUT_MS;
+    while ((await commandOf(this.initPid)) !== undefined && Date.now() < deadlineMs) await sleep(2);
   }
 
   /** A signal to process 1 alone. Nothing happens when it has ended. */
@@ -182,10 +184,15 @@ async function waitForInit(options: ContainerOptions, process: NodeProcess): Pro
     const pid = Number(children.split(' ')[0]);
     if (pid > 0) {
       // The script's name is sh; after chroot, setpriv and env it is that of the program.
-      const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-      if (command.split('\0')[0] === options.argv[0]) return pid;
+      if ((await commandOf(pid)) === options.argv[0]) return pid;
     }
     await sleep(5);
   }
   return undefined;
+}
+
+/** First word of a process's command line; undefined when it is gone or a zombie. */
+async function commandOf(pid: number): Promise<string | undefined> {
+  const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+  return line === '' ? undefined : line.split('\0')[0];
 }

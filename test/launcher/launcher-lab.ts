@@ -13,6 +13,10 @@ import { LauncherPod, type PodDisk } from './launcher-pod.ts';
 import type { MigrationSide } from './live-migration.ts';
 import { VirtHandler } from './virt-handler.ts';
 
+/** Where sidecars find the hub, at their pod's gateway. */
+export const HUB_PORT = 8443;
+const HUB_READY_TIMEOUT_MS = 10_000;
+
 export interface PodOptions {
   /** Which QEMU and libvirt. Default trixie. */
   readonly suite?: RootSuite;
@@ -24,10 +28,13 @@ export interface PodOptions {
 export class LauncherLab {
   readonly lab: Lab;
   readonly #handlers: Readonly<Record<NodeName, VirtHandler>>;
+  readonly #proxyProgram: string;
+  #podsStarted = 0;
   readonly #pods: { readonly pod: LauncherPod; readonly place: NodeName }[] = [];
 
-  private constructor(lab: Lab, handlers: Readonly<Record<NodeName, VirtHandler>>) {
+  private constructor(lab: Lab, proxyProgram: string, handlers: Readonly<Record<NodeName, VirtHandler>>) {
     this.lab = lab;
+    this.#proxyProgram = proxyProgram;
     this.#handlers = handlers;
   }
 
@@ -38,7 +45,7 @@ export class LauncherLab {
     try {
       const certificates = join(lab.run.path, 'virt-handler-certificates');
       await runCommand([proxyProgram, '--make-certs', certificates]);
-      return new LauncherLab(lab, {
+      return new LauncherLab(lab, proxyProgram, {
         source: new VirtHandler({ node: lab.source, proxyProgram, certificates }),
         target: new VirtHandler({ node: lab.target, proxyProgram, certificates }),
       });
@@ -60,9 +67,11 @@ export class LauncherLab {
 
   /** A new pod on a node, with libvirt and without a VM. */
   async startPod(place: NodeName, options: PodOptions = {}): Promise<LauncherPod> {
+    this.#podsStarted += 1;
     const pod = await LauncherPod.start({
       node: this.lab.node(place),
-      name: `pod${this.#pods.length + 1}`,
+      name: `pod${this.#podsStarted}`,
+      number: this.#podsStarted,
       template: await ensureRoot(options.suite ?? 'trixie'),
       disks: options.disks ?? [],
       ...(options.bootDirectory === undefined ? {} : { bootDirectory: options.bootDirectory }),
@@ -82,6 +91,21 @@ export class LauncherLab {
   side(pod: LauncherPod): MigrationSide {
     const place = this.placeOf(pod);
     return { pod, handler: this.#handlers[place], address: MIGRATION_ADDRESS[place] };
+  }
+
+  /**
+   * Lets the pods of both nodes reach a hub that listens on a unix socket of this machine (the test's own process):
+   * at their gateway's address and HUB_PORT, byte for byte. Sidecars dial it as they would dial the operator's Service.
+   */
+  async exposeHub(socket: string): Promise<void> {
+    for (const place of ['source', 'target'] as const) {
+      const listen = `tcp:0.0.0.0:${HUB_PORT}`;
+      const process = await this.lab.node(place).spawn({
+        name: 'hub',
+        argv: [this.#proxyProgram, '--listen', listen, '--dial', `unix:${socket}`, '--no-tls'],
+      });
+      await process.waitForOutput(/"listening"/, HUB_READY_TIMEOUT_MS);
+    }
   }
 
   /** Ends and removes everything. */

@@ -10,6 +10,7 @@ import { type LabNode, QEMU_OWNER } from '../lab/node.ts';
 import { CommandFailedError } from '../lab/run-command.ts';
 import { type Bind, Container } from './container.ts';
 import { type DomainOptions, domainXml } from './domain-xml.ts';
+import { connectPodNetwork, podAddresses } from './pod-network.ts';
 
 /** Paths in the pod. /var/run is a link to /run in the Debian roots. */
 export const POD_PATHS = {
@@ -71,6 +72,8 @@ export interface LauncherPodOptions {
   readonly node: LabNode;
   /** Unique on the node. */
   readonly name: string;
+  /** Unique on the node, 1 to 254: decides on the pod's address. */
+  readonly number: number;
   /** A root made by ensureRoot(): decides on the versions of QEMU and libvirt. */
   readonly template: string;
   readonly disks: readonly PodDisk[];
@@ -152,6 +155,7 @@ export class LauncherPod {
       },
       argv: ['bash', '-c', INIT_SCRIPT],
     });
+    await connectPodNetwork(options.node, compute.initPid, options.number);
     const pod = new LauncherPod(options, directory, compute);
     await compute.process.waitUntil('libvirt answers', LIBVIRT_READY_TIMEOUT_MS, async () =>
       pod.virsh(['list']).then(
@@ -160,6 +164,11 @@ export class LauncherPod {
       ),
     );
     return pod;
+  }
+
+  /** Address of the node as the pod reaches it. */
+  get gateway(): string {
+    return podAddresses(this.#options.number).node;
   }
 
   /** Directory of the migration sockets as virt-handler reaches it; short enough for a socket's path. */

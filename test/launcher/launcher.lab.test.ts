@@ -18,9 +18,9 @@ import { RelayControl, type Relayed } from './relay-news.ts';
 import { socketName } from './virt-handler.ts';
 
 const RELAY_SIDECAR = join(import.meta.dirname, 'relay-sidecar.ts');
-const GUEST = { memoryMiB: 256, readMiB: 0, randomMiB: 60, textMiB: 30, churnMiB: 0 };
-/** Slow enough that 60 MiB of random pages take several seconds: time to break something. */
-const SLOW_MIB = 10;
+const GUEST = { memoryMiB: 256, readMiB: 0, randomMiB: 28, textMiB: 8, churnMiB: 0 };
+/** Slow enough that 28 MiB of random pages take several seconds: time to break something. */
+const SLOW_MIB = 4;
 
 let lab: LauncherLab;
 let observer: GuestObserver;
@@ -103,6 +103,9 @@ function migrationTo(target: LauncherPod, flags: MigrationFlags = {}): LiveMigra
 const socketsOf = (pod: LauncherPod) => readdir(join(pod.publicDirectory, SOCKET_DIRECTORY));
 const streamInode = async (pod: LauncherPod, migrationUid: string) =>
   (await stat(join(pod.publicDirectory, SOCKET_DIRECTORY, socketName(migrationUid, 'stream')))).ino;
+
+const originalInode = async (pod: LauncherPod, migrationUid: string) =>
+  (await stat(join(pod.publicDirectory, SOCKET_DIRECTORY, `${socketName(migrationUid, 'stream')}.orig`))).ino;
 
 /** The guest has gone to `target`, goes on there, and finds nothing wrong; the old pod ends. */
 async function expectMoved(result: MigrationResult, target: LauncherPod): Promise<void> {
@@ -283,7 +286,7 @@ describe('what goes wrong', () => {
     await migration.prepareTarget();
     await migration.prepareSource();
     const performing = migration.perform();
-    await sleep(1500);
+    await inMidStream(destination.control);
     await migration.cancel();
     const result = await performing;
     await migration.finish();
@@ -312,8 +315,8 @@ describe('what goes wrong', () => {
     await killed.control.arm(migration.migrationUid, 'source');
     await migration.prepareTarget();
     await migration.prepareSource();
-    const before = await streamInode(home, migration.migrationUid);
     await killed.control.waitForTaken();
+    const before = await originalInode(home, migration.migrationUid);
     await killed.container.kill();
     expect(await streamInode(home, migration.migrationUid)).not.toBe(before);
     const successor = await addSidecar(home);
@@ -335,7 +338,7 @@ describe('what goes wrong', () => {
       await migration.prepareTarget();
       await migration.prepareSource();
       const performing = migration.perform({ timeoutMs: 30_000 });
-      await sleep(1500);
+      await inMidStream(destination.control);
       await (role === 'source' ? source : destination).container.kill();
       const result = await performing;
       await migration.finish();
@@ -353,7 +356,7 @@ describe('what goes wrong', () => {
     await migration.prepareTarget();
     await migration.prepareSource();
     const performing = migration.perform({ timeoutMs: 30_000 });
-    await sleep(1500);
+    await inMidStream(source.control);
     expect((await source.container.stop()).elapsedMs).toBeLessThan(1000);
     const result = await performing;
     await migration.finish();
@@ -361,6 +364,14 @@ describe('what goes wrong', () => {
     await expectStayed(result, target);
   });
 });
+
+/** Resolves when the connections are there and some of the guest's memory is under way. */
+async function inMidStream(control: RelayControl): Promise<void> {
+  await expect
+    .poll(() => control.news.filter(({ kind }) => kind === 'connected').length, { timeout: 20_000 })
+    .toBe(9);
+  await sleep(500);
+}
 
 const takes = (control: RelayControl) =>
   control.news.filter((news) => news.kind === 'acted' && news.action === 'take').length;

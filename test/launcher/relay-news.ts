@@ -22,7 +22,7 @@ export type RelayNews =
   | { readonly kind: 'standing'; readonly standing: SwapStanding }
   | { readonly kind: 'acted'; readonly action: string }
   | { readonly kind: 'failed'; readonly message: string }
-  | { readonly kind: 'armed' | 'ended'; readonly migrationUid: string }
+  | { readonly kind: 'armed' | 'connected' | 'ended'; readonly migrationUid: string }
   | { readonly kind: 'restored'; readonly migrationUid: string; readonly outcome: RestoreOutcome }
   | {
       readonly kind: 'relayed';

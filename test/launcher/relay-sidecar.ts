@@ -56,6 +56,7 @@ function relay(socket: TakenSocket): void {
 function join(socket: TakenSocket, accepted: Socket, dialed: Socket): void {
   const forward = count(accepted);
   const back = count(dialed);
+  tell({ kind: 'connected', migrationUid: socket.migrationUid });
   accepted.pipe(dialed);
   dialed.pipe(accepted);
   accepted.on('close', () => dialed.destroySoon());

@@ -40,6 +40,7 @@ func (f *fileSet) count() int {
 // warm reads regular files in the order of their names until `limit` bytes are read, and keeps their checksums.
 func (f *fileSet) warm(directory string, limit int64) error {
 	var total int64
+	seen := map[uint64]bool{}
 	err := filepath.WalkDir(directory, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -49,6 +50,17 @@ func (f *fileSet) warm(directory string, limit int64) error {
 		}
 		if total >= limit {
 			return errEnoughRead
+		}
+		// A file with two names counts once: rewriting it by one name would look like damage by the other.
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if stat, known := info.Sys().(*syscall.Stat_t); known && stat.Nlink > 1 {
+			if seen[stat.Ino] {
+				return nil
+			}
+			seen[stat.Ino] = true
 		}
 		f.mutex.Lock()
 		defer f.mutex.Unlock()

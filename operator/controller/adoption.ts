@@ -1,0 +1,102 @@
+// Migrations that somebody else started (a drain, `virtctl migrate`), of VMs under a policy: each gets a NasAwareMigration that
+// names it, so that it is accelerated and recorded by the same controller. Nothing about the migration itself is changed.
+import type { KubernetesObject } from '@kubernetes/client-node';
+import type { Logger } from 'pino';
+import { type ApiClient, isAlreadyExists, isNotFound } from '../kubernetes/api-client.ts';
+import { apiVersionOf, keyOf, resources, splitKey } from '../kubernetes/resources.ts';
+import { WorkQueue } from '../kubernetes/work-queue.ts';
+import { isFinal, readVmi, readVmim, type Vmim } from '../kubevirt/objects.ts';
+import { byMigrationName, type Caches } from './caches.ts';
+import { readPolicy, selectPolicy } from './policies.ts';
+import { ADOPTED_LABEL } from './snapshot.ts';
+
+export class Adoption {
+  readonly queue: WorkQueue;
+  readonly #api: ApiClient;
+  readonly #caches: Caches;
+  readonly #log: Logger;
+  readonly #unsubscribe: () => void;
+
+  constructor(options: { api: ApiClient; caches: Caches; log: Logger }) {
+    this.#api = options.api;
+    this.#caches = options.caches;
+    this.#log = options.log;
+    this.queue = new WorkQueue({
+      work: (key) => this.#consider(key),
+      workers: 2,
+      minBackoffMs: 100,
+      maxBackoffMs: 30_000,
+      onFailure: (key, error) =>
+        this.#log.warn({ ...splitKey(key), err: error }, 'adoption failed, it is tried again'),
+    });
+    this.#unsubscribe = this.#caches.vmims.onChange(({ current }) => {
+      if (current !== undefined) this.queue.add(keyOf(current));
+    });
+  }
+
+  /** Every migration once: at the beginning of a term. */
+  addAll(): void {
+    for (const object of this.#caches.vmims.values()) this.queue.add(keyOf(object));
+  }
+
+  async stop(): Promise<void> {
+    this.#unsubscribe();
+    await this.queue.stop();
+  }
+
+  async #consider(key: string): Promise<undefined> {
+    const vmim = readVmim(this.#caches.vmims.get(key));
+    if (
+      vmim === undefined ||
+      !isAdoptable(vmim) ||
+      this.#caches.migrations.find(byMigrationName, key).length > 0
+    )
+      return;
+    const { namespace, name } = vmim.metadata;
+    const vmi = readVmi(this.#caches.vmis.get(`${namespace}/${vmim.spec.vmiName}`));
+    if (vmi === undefined) return;
+    const selection = selectPolicy(
+      [...this.#caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []),
+      vmi.metadata.labels ?? {},
+      this.#caches.namespaces.get(namespace)?.metadata?.labels ?? {},
+    );
+    if (selection === undefined || selection.policy.spec.adoption !== 'Enabled') return;
+    const resource = resources.nasAwareMigrations;
+    const record: KubernetesObject & { spec: object } = {
+      apiVersion: apiVersionOf(resource),
+      kind: resource.kind,
+      metadata: {
+        namespace,
+        name,
+        labels: { [ADOPTED_LABEL]: 'true' },
+        // The record goes with the VM, not with the migration object, of which KubeVirt keeps only the last five.
+        ownerReferences: [
+          {
+            apiVersion: apiVersionOf(resources.virtualMachineInstances),
+            kind: resources.virtualMachineInstances.kind,
+            name: vmi.metadata.name,
+            uid: vmi.metadata.uid,
+          },
+        ],
+      },
+      spec: { vmiName: vmi.metadata.name, migrationName: name },
+    };
+    try {
+      await this.#api.create(resource, record);
+      this.#log.info(
+        { namespace, name, vmi: vmi.metadata.name, policy: selection.policy.name },
+        'migration adopted',
+      );
+    } catch (error) {
+      // A namespace that is being deleted takes no new objects; somebody's own object of that name stays theirs.
+      if (!isAlreadyExists(error) && !isNotFound(error)) throw error;
+    }
+  }
+}
+
+/** Under way, and not made by us: ours carry an owner. */
+export function isAdoptable(vmim: Vmim): boolean {
+  if (isFinal(vmim) || vmim.metadata.deletionTimestamp !== undefined || vmim.spec.vmiName === undefined)
+    return false;
+  return !vmim.metadata.ownerReferences.some(({ kind }) => kind === resources.nasAwareMigrations.kind);
+}

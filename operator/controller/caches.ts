@@ -1,0 +1,124 @@
+// The caches that decisions are made from, with the look-ups that they need. What nobody reads is dropped on the way in.
+import type { KubernetesObject, V1Namespace, V1Pod } from '@kubernetes/client-node';
+import type { ApiClient } from '../kubernetes/api-client.ts';
+import { Informer } from '../kubernetes/informer.ts';
+import { keyOf, resources } from '../kubernetes/resources.ts';
+import { controllingVmi } from '../kubevirt/launcher-pod.ts';
+import { launcherLabels } from '../kubevirt/objects.ts';
+import type { PolicyObject } from './policies.ts';
+import type { MigrationObject } from './snapshot.ts';
+
+/** KubeVirt's objects as they come; they are read with kubevirt/objects.ts where they are used. */
+export type KubevirtObject = KubernetesObject & { spec?: { vmiName?: unknown }; status?: unknown };
+
+export interface Caches {
+  migrations: Informer<MigrationObject>;
+  policies: Informer<PolicyObject>;
+  vmis: Informer<KubevirtObject>;
+  vmims: Informer<KubevirtObject>;
+  pods: Informer<V1Pod>;
+  namespaces: Informer<V1Namespace>;
+}
+
+/** Names of the indexes. */
+export const byVmi = 'vmi';
+export const byOwner = 'owner';
+export const byMigrationUid = 'migrationUid';
+export const byMigrationName = 'migrationName';
+
+export function createCaches(api: ApiClient, onProblem: (problem: string) => void): Caches {
+  return {
+    migrations: new Informer<MigrationObject>(api, resources.nasAwareMigrations, {
+      onProblem,
+      indexes: {
+        [byVmi]: (object) => vmiKeyOf(object, specOf(object)?.['vmiName']),
+        [byMigrationUid]: (object) => {
+          const uid = (object.status as { migration?: { uid?: unknown } } | undefined)?.migration?.uid;
+          return typeof uid === 'string' ? [uid] : [];
+        },
+        [byMigrationName]: (object) => vmiKeyOf(object, specOf(object)?.['migrationName']),
+      },
+    }),
+    policies: new Informer<PolicyObject>(api, resources.nasMigrationPolicies, { onProblem }),
+    vmis: new Informer<KubevirtObject>(api, resources.virtualMachineInstances, { onProblem, trim: trimVmi }),
+    vmims: new Informer<KubevirtObject>(api, resources.virtualMachineInstanceMigrations, {
+      onProblem,
+      indexes: {
+        [byVmi]: (object) => vmiKeyOf(object, object.spec?.vmiName),
+        [byOwner]: (object) => object.metadata?.ownerReferences?.map(({ uid }) => uid) ?? [],
+      },
+    }),
+    pods: new Informer<V1Pod>(api, resources.pods, {
+      onProblem,
+      labelSelector: `${launcherLabels.app}=${launcherLabels.launcher}`,
+      trim: trimPod,
+      indexes: {
+        [byVmi]: (pod) => {
+          const vmi = controllingVmi(pod);
+          return vmi === undefined ? [] : [`${pod.metadata?.namespace ?? ''}/${vmi.name}`];
+        },
+      },
+    }),
+    namespaces: new Informer<V1Namespace>(api, resources.namespaces, { onProblem }),
+  };
+}
+
+export function startCaches(caches: Caches): Promise<unknown> {
+  const all = Object.values(caches) as Informer<KubernetesObject>[];
+  for (const informer of all) informer.start();
+  return Promise.all(all.map(({ synced }) => synced));
+}
+
+export function stopCaches(caches: Caches): Promise<unknown> {
+  return Promise.all(
+    (Object.values(caches) as Informer<KubernetesObject>[]).map((informer) => informer.stop()),
+  );
+}
+
+/** `namespace/name` of a VMI or migration that an object of the same namespace names. */
+function vmiKeyOf(object: KubernetesObject, name: unknown): string[] {
+  return typeof name === 'string' ? [`${object.metadata?.namespace ?? ''}/${name}`] : [];
+}
+
+function specOf(object: MigrationObject): Record<string, unknown> | undefined {
+  return object.spec as Record<string, unknown> | undefined;
+}
+
+/** A VMI of a thousand: domain, devices and networks are most of it, and nobody reads them here. */
+function trimVmi(object: KubevirtObject): void {
+  const spec = object.spec as Record<string, unknown> | undefined;
+  if (spec === undefined || typeof spec !== 'object') return;
+  for (const name of Object.keys(spec)) if (name !== 'volumes') delete spec[name];
+  const status = object.status as Record<string, unknown> | undefined;
+  if (status === undefined || typeof status !== 'object') return;
+  for (const name of [
+    'interfaces',
+    'guestOSInfo',
+    'phaseTransitionTimestamps',
+    'topologyHints',
+    'currentCPUTopology',
+  ]) {
+    delete status[name];
+  }
+}
+
+function trimPod(pod: V1Pod): void {
+  const { spec, status } = pod;
+  pod.spec = {
+    containers: [],
+    initContainers: (spec?.initContainers ?? []).map(({ name }) => ({ name })),
+    ...(spec?.nodeName === undefined ? {} : { nodeName: spec.nodeName }),
+  };
+  pod.status = status?.phase === undefined ? {} : { phase: status.phase };
+  delete pod.metadata?.annotations;
+}
+
+/** The key of the object an informer has, for a reference in the same namespace. */
+export function siblingKey(object: KubernetesObject, name: string): string {
+  return keyOf({
+    metadata: {
+      ...(object.metadata?.namespace === undefined ? {} : { namespace: object.metadata.namespace }),
+      name,
+    },
+  });
+}

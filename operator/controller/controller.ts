@@ -1,0 +1,504 @@
+// Reconciles NasAwareMigrations: gathers a snapshot from the caches, asks decide() what to do, writes the status by
+// server-side apply when it changed, and carries out the effects in order. One reconcile at a time per object; every effect
+// can be repeated, so that a reconcile that was interrupted anywhere is simply run again.
+import type { V1Pod } from '@kubernetes/client-node';
+import type { Logger } from 'pino';
+import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import type { Coordinator } from '../hub/coordinator.ts';
+import {
+  type ApiClient,
+  ApiError,
+  isAlreadyExists,
+  isConflict,
+  isNotFound,
+} from '../kubernetes/api-client.ts';
+import { apiVersionOf, keyOf, resources, splitKey } from '../kubernetes/resources.ts';
+import { WorkQueue } from '../kubernetes/work-queue.ts';
+import { controllingVmi, hasSidecar } from '../kubevirt/launcher-pod.ts';
+import { readVmi, readVmim, type Vmi, type Vmim } from '../kubevirt/objects.ts';
+import { type Attempt, breakerFor } from './breaker.ts';
+import {
+  byMigrationName,
+  byMigrationUid,
+  byOwner,
+  byVmi,
+  type Caches,
+  type KubevirtObject,
+} from './caches.ts';
+import type { ClaimDrivers } from './claims.ts';
+import { withConditions } from './conditions.ts';
+import { decide, type Effect, isFinished } from './decide.ts';
+import { EventRecorder, type EventSubject } from './events.ts';
+import { readPolicy, selectPolicy } from './policies.ts';
+import {
+  FINALIZER,
+  type Migration,
+  type MigrationObject,
+  type PodFacts,
+  readMigration,
+  type Snapshot,
+} from './snapshot.ts';
+import { claimOf, usableVolumes } from './volumes.ts';
+
+export const FIELD_MANAGER = 'nas-aware-migration';
+
+export interface ControllerOptions {
+  api: ApiClient;
+  caches: Caches;
+  claims: ClaimDrivers;
+  coordinator: Coordinator;
+  log: Logger;
+  sharedFileSystemDrivers: ReadonlySet<string>;
+  workers: number;
+  now?: () => number;
+  onReconcile?: (waitSeconds: number, workSeconds: number, failed: boolean) => void;
+  /** A migration came to its end; called once for each end that this process wrote. */
+  onFinished?: (migration: Migration, status: NasAwareMigrationStatus) => void;
+  onArmed?: (armingSeconds: number) => void;
+}
+
+const MIN_BACKOFF_MS = 50;
+const MAX_BACKOFF_MS = 30_000;
+/** The cache has not yet seen what was written: its event brings the object back anyway. */
+const STALE_CACHE_RECHECK_MS = 200;
+
+export class Controller {
+  readonly queue: WorkQueue;
+  readonly #options: ControllerOptions;
+  readonly #events: EventRecorder;
+  readonly #now: () => number;
+  /** The resource version of the last write per object: an older cache entry is not acted on. */
+  readonly #written = new Map<string, string>();
+  readonly #armed = new Set<string>();
+  readonly #subscriptions: (() => void)[] = [];
+
+  constructor(options: ControllerOptions) {
+    this.#options = options;
+    this.#now = options.now ?? Date.now;
+    this.#events = new EventRecorder(options.api, (problem) =>
+      options.log.warn({ problem }, 'event was not written'),
+    );
+    this.queue = new WorkQueue({
+      work: (key) => this.#reconcile(key),
+      workers: options.workers,
+      minBackoffMs: MIN_BACKOFF_MS,
+      maxBackoffMs: MAX_BACKOFF_MS,
+      onFailure: (key, error, failures) => {
+        const level = isConflict(error) ? 'debug' : 'warn';
+        options.log[level]({ ...splitKey(key), err: error, failures }, 'reconcile failed, it is tried again');
+      },
+      ...(options.onReconcile === undefined ? {} : { onDone: options.onReconcile }),
+    });
+    this.#watch();
+  }
+
+  /** Every object once: at the beginning of a term. */
+  addAll(): void {
+    for (const object of this.#options.caches.migrations.values()) this.queue.add(keyOf(object));
+  }
+
+  /** Finishes what is under way; takes nothing more. */
+  async stop(): Promise<void> {
+    for (const unsubscribe of this.#subscriptions) unsubscribe();
+    await this.queue.stop();
+  }
+
+  /** What a sidecar said of this migration changed. */
+  migrationChanged(migrationUid: string): void {
+    for (const object of this.#options.caches.migrations.find(byMigrationUid, migrationUid))
+      this.queue.add(keyOf(object));
+  }
+
+  /** A sidecar of this pod connected or went. */
+  podChanged(namespace: string, podName: string): void {
+    const pod = this.#options.caches.pods.get(`${namespace}/${podName}`);
+    if (pod !== undefined) this.#addOfPod(pod);
+  }
+
+  /** Whether the result of this KubeVirt migration is written. */
+  isRecorded(migrationUid: string): boolean {
+    return this.#options.caches.migrations
+      .find(byMigrationUid, migrationUid)
+      .some((object) => isFinished((object.status ?? {}) as NasAwareMigrationStatus));
+  }
+
+  #watch(): void {
+    const { migrations, policies, vmis, vmims, pods } = this.#options.caches;
+    this.#subscriptions.push(
+      migrations.onChange(({ current, previous }) => {
+        const object = current ?? previous;
+        if (object === undefined) return;
+        if (current === undefined) this.#written.delete(keyOf(object));
+        this.queue.add(keyOf(object));
+      }),
+      vmims.onChange(({ current, previous }) => {
+        const object = current ?? previous;
+        if (object === undefined) return;
+        const owners = object.metadata?.ownerReferences ?? [];
+        for (const { kind, name } of owners) {
+          if (kind === resources.nasAwareMigrations.kind)
+            this.queue.add(`${object.metadata?.namespace ?? ''}/${name}`);
+        }
+        for (const record of migrations.find(byMigrationName, keyOf(object))) this.queue.add(keyOf(record));
+      }),
+      vmis.onChange(({ current, previous }) => {
+        const object = current ?? previous;
+        if (object !== undefined) this.#addOfVmi(keyOf(object));
+      }),
+      pods.onChange(({ current, previous }) => {
+        const pod = current ?? previous;
+        if (pod !== undefined) this.#addOfPod(pod);
+      }),
+      policies.onChange(() => {
+        for (const object of migrations.values()) {
+          if (!isFinished((object.status ?? {}) as NasAwareMigrationStatus)) this.queue.add(keyOf(object));
+        }
+      }),
+    );
+  }
+
+  #addOfPod(pod: V1Pod): void {
+    const vmi = controllingVmi(pod);
+    if (vmi !== undefined) this.#addOfVmi(`${pod.metadata?.namespace ?? ''}/${vmi.name}`);
+  }
+
+  #addOfVmi(vmiKey: string): void {
+    for (const object of this.#options.caches.migrations.find(byVmi, vmiKey)) {
+      if (!isFinished((object.status ?? {}) as NasAwareMigrationStatus)) this.queue.add(keyOf(object));
+    }
+  }
+
+  async #reconcile(key: string): Promise<number | undefined> {
+    const object = this.#options.caches.migrations.get(key);
+    if (object === undefined) return undefined;
+    if (isOlder(object.metadata?.resourceVersion, this.#written.get(key))) return STALE_CACHE_RECHECK_MS;
+    const migration = readMigration(object);
+    if (migration === undefined) {
+      this.#options.log.warn(
+        { ...splitKey(key) },
+        'the object cannot be read by this release and is left alone',
+      );
+      return undefined;
+    }
+    const snapshot = await this.#snapshot(migration, object);
+    const decision = decide(snapshot);
+    const [first] = decision.effects;
+    // The finalizer comes before anything that would have to be undone.
+    if (first?.type === 'addFinalizer') await this.#carryOut(first, snapshot, key);
+    if (decision.status !== undefined) await this.#writeStatus(key, migration, decision.status);
+    for (const effect of decision.effects) {
+      if (effect.type !== 'addFinalizer') await this.#carryOut(effect, snapshot, key);
+    }
+    this.#observeArming(snapshot);
+    return decision.requeueAfterMs;
+  }
+
+  async #snapshot(migration: Migration, object: MigrationObject): Promise<Snapshot> {
+    const { caches, claims, coordinator, sharedFileSystemDrivers } = this.#options;
+    const vmiKey = `${migration.namespace}/${migration.spec.vmiName}`;
+    const vmi = readVmi(caches.vmis.get(vmiKey));
+    const ownVmim = this.#vmimOf(migration);
+    const others = caches.vmims
+      .find(byVmi, vmiKey)
+      .flatMap((other) => readVmim(other) ?? [])
+      .filter((other) => other.metadata.uid !== ownVmim?.metadata.uid);
+    const nowMs = this.#now();
+    const finished = migration.deleting || isFinished(migration.status);
+    if (vmi !== undefined && !finished) {
+      await claims.load(
+        migration.namespace,
+        vmi.spec.volumes.flatMap((volume) => claimOf(volume) ?? []),
+      );
+    }
+    const selection = selectPolicy(
+      [...caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []),
+      vmi?.metadata.labels ?? {},
+      caches.namespaces.get(migration.namespace)?.metadata?.labels ?? {},
+    );
+    const state =
+      vmi?.status.migrationState?.migrationUid === ownVmim?.metadata.uid
+        ? vmi?.status.migrationState
+        : undefined;
+    return {
+      nowMs,
+      migration,
+      vmi,
+      vmim: ownVmim,
+      others,
+      policy: selection?.policy,
+      volumes:
+        vmi === undefined || finished
+          ? { usable: [], refused: [] }
+          : usableVolumes(
+              vmi,
+              migration.spec.volumes,
+              (claim) => claims.driverOf(migration.namespace, claim),
+              sharedFileSystemDrivers,
+            ),
+      breaker: breakerFor(
+        { namespace: migration.namespace, vmiName: migration.spec.vmiName },
+        this.#attempts(object),
+        nowMs,
+      ),
+      sourcePod: this.#podFacts(
+        migration,
+        vmi,
+        state?.sourcePod ?? migration.status.source?.pod ?? this.#onlyPodOf(vmi),
+      ),
+      targetPod: this.#podFacts(migration, vmi, state?.targetPod ?? migration.status.target?.pod),
+      coordination: ownVmim === undefined ? undefined : coordinator.view(ownVmim.metadata.uid),
+    };
+  }
+
+  #vmimOf(migration: Migration): Vmim | undefined {
+    const { vmims } = this.#options.caches;
+    const { migrationName } = migration.spec;
+    if (migrationName !== undefined) return readVmim(vmims.get(`${migration.namespace}/${migrationName}`));
+    const owned = vmims.find(byOwner, migration.uid);
+    return owned.length === 0 ? undefined : readVmim(owned[0]);
+  }
+
+  /** Before the hand-off KubeVirt names no source pod: it is the one pod of the VMI on the VMI's node. */
+  #onlyPodOf(vmi: Vmi | undefined): string | undefined {
+    if (vmi === undefined) return undefined;
+    const pods = this.#options.caches.pods
+      .find(byVmi, `${vmi.metadata.namespace}/${vmi.metadata.name}`)
+      .filter((pod) => pod.status?.phase === 'Running' && pod.spec?.nodeName === vmi.status.nodeName);
+    return pods.length === 1 ? pods[0]?.metadata?.name : undefined;
+  }
+
+  #podFacts(migration: Migration, vmi: Vmi | undefined, name: string | undefined): PodFacts | undefined {
+    if (name === undefined) return undefined;
+    const pod = this.#options.caches.pods.get(`${migration.namespace}/${name}`);
+    const uid = pod?.metadata?.uid;
+    if (pod === undefined || uid === undefined) return undefined;
+    const session = this.#options.coordinator.session(uid);
+    return {
+      name,
+      uid,
+      node: pod.spec?.nodeName,
+      belongsToVmi:
+        vmi !== undefined &&
+        controllingVmi(pod)?.uid === vmi.metadata.uid &&
+        vmi.status.activePods?.[uid] !== undefined,
+      hasSidecar: hasSidecar(pod),
+      connected: session !== undefined,
+      index: session?.hello.index,
+    };
+  }
+
+  #attempts(self: MigrationObject): Attempt[] {
+    const attempts: Attempt[] = [];
+    for (const object of this.#options.caches.migrations.values()) {
+      if (object === self) continue;
+      const status = (object.status ?? {}) as NasAwareMigrationStatus;
+      const attempt = status.result?.attempt;
+      if (attempt !== 'FailedWhileArmed' && attempt !== 'Accelerated') continue;
+      attempts.push({
+        namespace: object.metadata?.namespace ?? '',
+        vmiName: String((object.spec as { vmiName?: unknown } | undefined)?.vmiName ?? ''),
+        endMs: Date.parse(status.completionTime ?? '') || 0,
+        outcome: attempt === 'Accelerated' ? 'accelerated' : 'failed',
+      });
+    }
+    return attempts;
+  }
+
+  async #writeStatus(key: string, migration: Migration, status: NasAwareMigrationStatus): Promise<void> {
+    if (JSON.stringify(sorted(status)) === JSON.stringify(sorted(migration.status))) return;
+    const { namespace, name, uid } = migration;
+    const written = await this.#options.api.apply<MigrationObject>(
+      resources.nasAwareMigrations,
+      { metadata: { namespace, name, uid }, status },
+      FIELD_MANAGER,
+      'status',
+    );
+    this.#written.set(key, written.metadata?.resourceVersion ?? '');
+    if (isFinished(status) && !isFinished(migration.status)) {
+      this.#options.log.info(
+        {
+          namespace,
+          name,
+          vmi: migration.spec.vmiName,
+          migrationUid: status.migration?.uid,
+          phase: status.phase,
+          result: status.result,
+        },
+        'migration finished',
+      );
+      this.#options.onFinished?.(migration, status);
+    }
+  }
+
+  async #carryOut(effect: Effect, snapshot: Snapshot, key: string): Promise<void> {
+    const { api, coordinator } = this.#options;
+    const { migration, vmi } = snapshot;
+    const { namespace, name, uid } = migration;
+    switch (effect.type) {
+      case 'addFinalizer':
+        return this.#setFinalizers(key, migration, (finalizers) => [...finalizers, FINALIZER]);
+      case 'removeFinalizer':
+        return this.#setFinalizers(key, migration, (finalizers) =>
+          finalizers.filter((one) => one !== FINALIZER),
+        );
+      case 'createMigration':
+        return this.#createMigration(effect.name, snapshot, key);
+      case 'deleteMigration':
+        return api.delete(resources.virtualMachineInstanceMigrations, namespace, effect.name, effect.uid);
+      case 'coordinate':
+        return coordinator.coordinate(effect.order);
+      case 'giveUp':
+        return coordinator.giveUp(effect.migrationUid, effect.reason, effect.detail);
+      case 'recorded':
+        this.#armed.delete(effect.migrationUid);
+        return coordinator.recorded(effect.migrationUid);
+      case 'deleteSelf':
+        return api.delete(resources.nasAwareMigrations, namespace, name, uid);
+      case 'event': {
+        const subjects: EventSubject[] = [
+          {
+            apiVersion: apiVersionOf(resources.nasAwareMigrations),
+            kind: resources.nasAwareMigrations.kind,
+            namespace,
+            name,
+            uid,
+          },
+        ];
+        if (vmi !== undefined) {
+          subjects.push({
+            apiVersion: apiVersionOf(resources.virtualMachineInstances),
+            kind: resources.virtualMachineInstances.kind,
+            namespace,
+            name: vmi.metadata.name,
+            uid: vmi.metadata.uid,
+          });
+        }
+        return this.#events.record(subjects, effect);
+      }
+    }
+  }
+
+  /** A merge patch replaces the list, so it carries the resource version it was made from; a conflict is tried again. */
+  async #setFinalizers(
+    key: string,
+    migration: Migration,
+    change: (finalizers: string[]) => string[],
+  ): Promise<void> {
+    const { namespace, name } = migration;
+    const live = await this.#options.api
+      .get<MigrationObject>(resources.nasAwareMigrations, namespace, name)
+      .catch((error: unknown) => {
+        if (isNotFound(error)) return undefined;
+        throw error;
+      });
+    if (live === undefined || live.metadata?.uid !== migration.uid) return;
+    const before = live.metadata.finalizers ?? [];
+    const after = [...new Set(change(before))];
+    if (after.length === before.length) return;
+    try {
+      const written = await this.#options.api.mergePatch<MigrationObject>(
+        resources.nasAwareMigrations,
+        namespace,
+        name,
+        {
+          metadata: { finalizers: after, resourceVersion: live.metadata.resourceVersion },
+        },
+      );
+      this.#written.set(key, written.metadata?.resourceVersion ?? '');
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+  }
+
+  async #createMigration(migrationName: string, { migration, nowMs }: Snapshot, key: string): Promise<void> {
+    const { namespace, name, uid } = migration;
+    const resource = resources.virtualMachineInstanceMigrations;
+    const nodeSelector = migration.spec.target?.nodeSelector;
+    const body: KubevirtObject = {
+      apiVersion: apiVersionOf(resource),
+      kind: resource.kind,
+      metadata: {
+        namespace,
+        name: migrationName,
+        ownerReferences: [
+          {
+            apiVersion: apiVersionOf(resources.nasAwareMigrations),
+            kind: resources.nasAwareMigrations.kind,
+            name,
+            uid,
+            controller: true,
+            blockOwnerDeletion: false,
+          },
+        ],
+      },
+      spec: {
+        vmiName: migration.spec.vmiName,
+        ...(nodeSelector === undefined ? {} : { addedNodeSelector: nodeSelector }),
+      } as { vmiName: string },
+    };
+    try {
+      await this.#options.api.create(resource, body);
+    } catch (error) {
+      if (isAlreadyExists(error)) {
+        const there = await this.#options.api.get<KubevirtObject>(resource, namespace, migrationName);
+        if (there.metadata?.ownerReferences?.some((owner) => owner.uid === uid) === true) return;
+      } else if (!isRefusal(error)) {
+        throw error;
+      }
+      // KubeVirt's admission, a quota, or an object of the same name: trying again would only say the same.
+      const message = `${migrationName} was refused: ${error instanceof Error ? error.message : String(error)}`;
+      const status: NasAwareMigrationStatus = {
+        ...migration.status,
+        observedGeneration: migration.generation,
+        phase: 'Failed',
+        conditions: withConditions(
+          migration.status.conditions ?? [],
+          [
+            { type: 'Accelerated', status: 'False', reason: 'MigrationRefused', message },
+            { type: 'Complete', status: 'True', reason: 'MigrationRefused', message },
+          ],
+          migration.generation,
+          nowMs,
+        ),
+        completionTime: new Date(nowMs).toISOString().replace(/\.\d+Z$/, 'Z'),
+        result: {
+          accelerated: false,
+          attempt: 'Plain',
+          reason: 'MigrationRefused',
+          message: message.slice(0, 4000),
+        },
+      };
+      await this.#writeStatus(key, migration, status);
+    }
+  }
+
+  #observeArming({ coordination, vmim }: Snapshot): void {
+    const uid = vmim?.metadata.uid;
+    if (uid === undefined || coordination?.armingSeconds === undefined || this.#armed.has(uid)) return;
+    this.#armed.add(uid);
+    this.#options.onArmed?.(coordination.armingSeconds);
+  }
+}
+
+/** Resource versions of one kind can be compared as numbers; anything else counts as new enough. */
+function isOlder(cached: string | undefined, written: string | undefined): boolean {
+  if (cached === undefined || written === undefined || written === '') return false;
+  return /^\d+$/.test(cached) && /^\d+$/.test(written) && BigInt(cached) < BigInt(written);
+}
+
+/** The request itself is wrong in the API server's eyes, so that repeating it is useless. */
+function isRefusal(error: unknown): boolean {
+  return error instanceof ApiError && [400, 403, 405, 409, 422].includes(error.status) && !isConflict(error);
+}
+
+/** Keys in order, so that two equal values have equal text. */
+function sorted(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(sorted);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([, entry]) => entry !== undefined)
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([name, entry]) => [name, sorted(entry)]),
+  );
+}

@@ -1,0 +1,521 @@
+import { describe, expect, it } from 'vitest';
+import { exampleHello, exampleProgress, exampleResult } from '../../control/example-messages.ts';
+import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import type { CoordinationView } from '../hub/coordinator.ts';
+import { readVmi, readVmim } from '../kubevirt/objects.ts';
+import { type Decision, decide, migrationNameFor } from './decide.ts';
+import { readPolicy } from './policies.ts';
+import { type PodFacts, readMigration, type Snapshot } from './snapshot.ts';
+
+const nowMs = Date.parse('2026-06-01T12:00:00Z');
+const uid = '6f1b7a52-2c9e-4f0a-9a53-0d5f1d3c8e11';
+const vmimUid = exampleResult.migrationUid;
+
+function nam(spec: object = {}, status: NasAwareMigrationStatus = {}, metadata: object = {}) {
+  const read = readMigration({
+    metadata: {
+      namespace: 'shop',
+      name: 'move-db',
+      uid,
+      generation: 1,
+      creationTimestamp: new Date(nowMs - 1000),
+      finalizers: ['nasmigration.io/cancel'],
+      ...metadata,
+    },
+    spec: { vmiName: 'db', ...spec },
+    status,
+  });
+  if (read === undefined) throw new Error('a test object that cannot be read');
+  return read;
+}
+
+function vmi(status: object = {}) {
+  return readVmi({
+    metadata: { namespace: 'shop', name: 'db', uid: 'vmi-1' },
+    ...({
+      spec: { volumes: [{ name: 'rootdisk', persistentVolumeClaim: { claimName: 'db-root' } }] },
+      status: { phase: 'Running', activePods: { 'pod-a': 'node-1' }, ...status },
+    } as object),
+  });
+}
+
+function vmim(phase: string | undefined, metadata: object = {}, spec: object = {}) {
+  return readVmim({
+    metadata: {
+      namespace: 'shop',
+      name: 'move-db-6f1b7a52',
+      uid: vmimUid,
+      creationTimestamp: '2026-06-01T11:59:59Z' as never,
+      ...metadata,
+    },
+    ...({ spec: { vmiName: 'db', ...spec }, status: phase === undefined ? {} : { phase } } as object),
+  });
+}
+
+const handedOff = (migrationConfiguration: object = { maxDowntimeMs: 500 }) =>
+  vmi({
+    migrationState: {
+      migrationUid: vmimUid,
+      sourceNode: 'node-1',
+      targetNode: 'node-2',
+      migrationConfiguration,
+    },
+  });
+
+const pod = (name: string, facts: Partial<PodFacts> = {}): PodFacts => ({
+  name,
+  uid: name,
+  node: name === 'pod-a' ? 'node-1' : 'node-2',
+  belongsToVmi: true,
+  hasSidecar: true,
+  connected: true,
+  index: exampleHello.index,
+  ...facts,
+});
+
+const view = (facts: Partial<CoordinationView> = {}): CoordinationView => ({
+  go: false,
+  reason: undefined,
+  detail: undefined,
+  armingSeconds: undefined,
+  progress: undefined,
+  results: {},
+  ...facts,
+});
+
+function snapshot(facts: Partial<Snapshot> = {}): Snapshot {
+  return {
+    nowMs,
+    migration: nam(),
+    vmi: vmi(),
+    vmim: undefined,
+    others: [],
+    policy: undefined,
+    volumes: { usable: ['rootdisk'], refused: [] },
+    breaker: undefined,
+    sourcePod: pod('pod-a'),
+    targetPod: undefined,
+    coordination: undefined,
+    ...facts,
+  };
+}
+
+const effectTypes = ({ effects }: Decision) =>
+  effects.map(({ type }) => type).filter((type) => type !== 'event');
+const condition = (decision: Decision, type: string) =>
+  decision.status?.conditions?.find((one) => one.type === type);
+const accelerated = (decision: Decision) => {
+  const found = condition(decision, 'Accelerated');
+  return `${found?.status} ${found?.reason}`;
+};
+
+describe('starting', () => {
+  it('makes the migration, with a name that is always the same', () => {
+    const decision = decide(snapshot());
+    expect(effectTypes(decision)).toEqual(['createMigration']);
+    expect(decision.status).toMatchObject({
+      phase: 'Preparing',
+      migration: { name: 'move-db-6f1b7a52' },
+      vmiUID: 'vmi-1',
+    });
+    expect(accelerated(decision)).toBe('Unknown Arming');
+    expect(decide(snapshot())).toEqual(decision);
+  });
+
+  it('takes its finalizer first', () => {
+    expect(effectTypes(decide(snapshot({ migration: nam({}, {}, { finalizers: [] }) })))).toEqual([
+      'addFinalizer',
+      'createMigration',
+    ]);
+  });
+
+  it('makes a name that fits', () => {
+    expect(migrationNameFor({ name: 'a'.repeat(253), uid })).toHaveLength(63);
+    expect(migrationNameFor({ name: `${'a'.repeat(53)}.b`, uid })).toBe(`${'a'.repeat(53)}-6f1b7a52`);
+  });
+
+  it.each([
+    ['no VMI', { vmi: undefined }, 'VirtualMachineInstanceNotFound'],
+    ['a stopped VMI', { vmi: vmi({ phase: 'Scheduling' }) }, 'VirtualMachineInstanceNotRunning'],
+    [
+      'a VMI that cannot be migrated',
+      {
+        vmi: vmi({
+          conditions: [
+            { type: 'LiveMigratable', status: 'False', reason: 'DisksNotLiveMigratable', message: 'no RWX' },
+          ],
+        }),
+      },
+      'NotLiveMigratable',
+    ],
+    [
+      'another migration',
+      { others: [vmim('Running', { uid: 'other', name: 'other' })!] },
+      'MigrationInFlight',
+    ],
+    [
+      'an adopted one that is gone',
+      { migration: nam({ migrationName: 'x' }, {}, { creationTimestamp: new Date(nowMs - 60_000) }) },
+      'MigrationNotFound',
+    ],
+  ] as [string, Partial<Snapshot>, string][])(
+    'refuses with %s, and moves nothing',
+    (_what, facts, reason) => {
+      const decision = decide(snapshot(facts));
+      expect(decision.status?.phase).toBe('Failed');
+      expect(condition(decision, 'Complete')).toMatchObject({ status: 'True', reason });
+      expect(effectTypes(decision)).toEqual(['removeFinalizer']);
+    },
+  );
+
+  it.each([
+    [
+      'NoSharedRawVolume',
+      { volumes: { usable: [], refused: [{ name: 'rootdisk', why: 'access mode ReadWriteOnce' }] } },
+    ],
+    ['NoSidecar', { sourcePod: pod('pod-a', { hasSidecar: false, connected: false }) }],
+    [
+      'HubUnreachable',
+      {
+        sourcePod: pod('pod-a', { connected: false }),
+        migration: nam({}, {}, { creationTimestamp: new Date(0) }),
+      },
+    ],
+    ['BreakerOpen', { breaker: { reason: 'BreakerOpen', detail: '' } }],
+    ['VolumesBeingMigrated', { vmi: vmi({ migratedVolumes: [{ volumeName: 'rootdisk' }] }) }],
+    ['RootVmi', { vmi: vmi({ runtimeUser: 0 }) }],
+    ['Suspended', { policy: readPolicy({ metadata: { name: 'all' }, spec: { suspend: true } }) }],
+  ] as [string, Partial<Snapshot>][])(
+    'with %s: Preferred migrates plainly and says so, Required refuses',
+    (reason, facts) => {
+      const preferred = decide(snapshot(facts));
+      expect(effectTypes(preferred)).toEqual(['createMigration']);
+      expect(accelerated(preferred)).toBe(`False ${reason}`);
+      expect(preferred.effects).toContainEqual(
+        expect.objectContaining({ type: 'event', severity: 'Warning', reason }),
+      );
+      const { migration = nam() } = facts;
+      const required = decide(
+        snapshot({
+          ...facts,
+          migration: { ...migration, creationMs: 0, spec: { ...migration.spec, acceleration: 'Required' } },
+        }),
+      );
+      expect(effectTypes(required)).toEqual(['removeFinalizer']);
+      expect(required.status).toMatchObject({ phase: 'Failed', result: { accelerated: false, reason } });
+    },
+  );
+
+  it('waits for a sidecar and for the index as long as it was asked to', () => {
+    const migration = nam({ prepareTimeout: '30s' });
+    for (const sourcePod of [
+      pod('pod-a', { connected: false }),
+      pod('pod-a', { index: { ...exampleHello.index, ready: false } }),
+    ]) {
+      const waiting = decide(snapshot({ migration, sourcePod }));
+      expect(effectTypes(waiting)).toEqual([]);
+      expect(waiting.status?.phase).toBe('Preparing');
+      expect(waiting.requeueAfterMs).toBe(2000);
+      expect(effectTypes(decide(snapshot({ migration, sourcePod, nowMs: nowMs + 30_000 })))).toEqual([
+        'createMigration',
+      ]);
+    }
+    expect(effectTypes(decide(snapshot({ migration })))).toEqual(['createMigration']);
+  });
+
+  it('lets the policy decide where the object does not say', () => {
+    const policy = readPolicy({
+      metadata: { name: 'all' },
+      spec: { defaults: { acceleration: 'Disabled' } },
+    });
+    expect(accelerated(decide(snapshot({ policy })))).toBe('False AccelerationDisabled');
+    expect(accelerated(decide(snapshot({ policy, migration: nam({ acceleration: 'Preferred' }) })))).toBe(
+      'Unknown Arming',
+    );
+  });
+});
+
+describe('running', () => {
+  it('arms nobody before the configuration of the migration is known', () => {
+    expect(effectTypes(decide(snapshot({ vmim: vmim('Scheduling') })))).toEqual([]);
+    const earlier = vmi({ migrationState: { migrationUid: 'an-earlier-one', migrationConfiguration: {} } });
+    expect(effectTypes(decide(snapshot({ vmim: vmim('Scheduling'), vmi: earlier })))).toEqual([]);
+  });
+
+  it('arms both pods after the hand-off, with the limits that apply', () => {
+    const policy = readPolicy({
+      metadata: { name: 'all' },
+      spec: { defaults: { limits: { linkBandwidth: '100M', nasReadBandwidth: '1Gi' } } },
+    });
+    const migration = nam({ limits: { linkBandwidth: '400M' } });
+    const decision = decide(
+      snapshot({ vmim: vmim('TargetReady'), vmi: handedOff(), targetPod: pod('pod-b'), policy, migration }),
+    );
+    expect(decision.effects).toEqual([
+      {
+        type: 'coordinate',
+        order: {
+          migrationUid: vmimUid,
+          mode: 'accelerate',
+          downtimeLimitMs: 500,
+          volumes: ['rootdisk'],
+          limits: { linkBytesPerSecond: 1e8, nasReadBytesPerSecond: 2 ** 30 },
+          sourcePodUid: 'pod-a',
+          targetPodUid: 'pod-b',
+        },
+      },
+    ]);
+    expect(decision.status).toMatchObject({
+      source: { node: 'node-1' },
+      target: { node: 'node-2', pod: 'pod-b' },
+    });
+  });
+
+  it('gives no key to a pod that is not of the VM', () => {
+    const stranger = pod('pod-b', { belongsToVmi: false });
+    const decision = decide(snapshot({ vmim: vmim('TargetReady'), vmi: handedOff(), targetPod: stranger }));
+    expect(decision.effects).toMatchObject([{ type: 'coordinate', order: { targetPodUid: undefined } }]);
+    expect(
+      effectTypes(decide(snapshot({ vmim: vmim('TargetReady'), vmi: handedOff(), sourcePod: stranger }))),
+    ).toEqual([]);
+  });
+
+  it.each([
+    ['PostCopyAllowed', handedOff({ allowPostCopy: true })],
+    ['CompressionOn', handedOff({ experimental: { compression: 'zstd' } })],
+    ['CappedByBandwidthPerMigration', handedOff({ bandwidthPerMigration: '64Mi' })],
+  ] as const)('does not arm with %s', (reason, configured) => {
+    const decision = decide(
+      snapshot({ vmim: vmim('TargetReady'), vmi: configured, targetPod: pod('pod-b') }),
+    );
+    expect(accelerated(decision)).toBe(`False ${reason}`);
+    expect(effectTypes(decision)).toEqual([]);
+    const later = decide(
+      snapshot({ vmim: vmim('TargetReady'), vmi: configured, targetPod: pod('pod-b'), coordination: view() }),
+    );
+    expect(later.effects).toContainEqual(expect.objectContaining({ type: 'giveUp', reason }));
+    const required = decide(
+      snapshot({ vmim: vmim('TargetReady'), vmi: configured, migration: nam({ acceleration: 'Required' }) }),
+    );
+    expect(effectTypes(required)).toEqual(['deleteMigration']);
+  });
+
+  it('does not stop what has begun', () => {
+    const policy = readPolicy({ metadata: { name: 'all' }, spec: { suspend: true } });
+    const decision = decide(
+      snapshot({
+        vmim: vmim('Running'),
+        vmi: handedOff(),
+        targetPod: pod('pod-b'),
+        coordination: view({ go: true }),
+        policy,
+      }),
+    );
+    expect(accelerated(decision)).toBe('True Framed');
+    expect(effectTypes(decision)).toEqual(['coordinate']);
+    expect(decision.status?.phase).toBe('Migrating');
+  });
+
+  it('shows progress that never runs backwards, at most every ten seconds', () => {
+    const facts = { vmim: vmim('Running'), vmi: handedOff(), targetPod: pod('pod-b') };
+    const told = (remainingBytes: number, iteration = 1) =>
+      view({ go: true, progress: { ...exampleProgress, ramBytes: 1000, remainingBytes, iteration } });
+    const first = decide(snapshot({ ...facts, coordination: told(500) })).status;
+    expect(first?.progress).toMatchObject({ percent: 45, secondsLeft: 1 });
+    const soon = decide(
+      snapshot({ ...facts, migration: nam({}, first), coordination: told(100), nowMs: nowMs + 5000 }),
+    );
+    expect(soon.status?.progress).toEqual(first?.progress);
+    const worse = decide(
+      snapshot({ ...facts, migration: nam({}, first), coordination: told(900), nowMs: nowMs + 10_000 }),
+    );
+    expect(worse.status?.progress).toMatchObject({ percent: 45, remainingBytes: 900 });
+  });
+
+  it('says what the sidecars say', () => {
+    const coordination = view({ reason: 'SocketNotTaken', detail: 'QEMU connected first' });
+    const decision = decide(
+      snapshot({ vmim: vmim('Running'), vmi: handedOff(), targetPod: pod('pod-b'), coordination }),
+    );
+    expect(accelerated(decision)).toBe('False SocketNotTaken');
+    expect(condition(decision, 'Accelerated')?.message).toContain('QEMU connected first');
+  });
+
+  it('refuses somebody else’s migration of another VM', () => {
+    const decision = decide(
+      snapshot({ migration: nam({ migrationName: 'x' }), vmim: vmim('Running', {}, { vmiName: 'other' }) }),
+    );
+    expect(decision.status?.phase).toBe('Failed');
+    expect(effectTypes(decision)).toEqual(['removeFinalizer', 'recorded'].reverse());
+  });
+});
+
+describe('the end', () => {
+  const running = (more: NasAwareMigrationStatus = {}): NasAwareMigrationStatus => ({
+    phase: 'Migrating',
+    migration: { name: 'move-db-6f1b7a52', uid: vmimUid },
+    ...more,
+  });
+  const results = { source: exampleResult, target: { ...exampleResult, role: 'target' as const } };
+
+  it('waits a little for results, then records what is known', () => {
+    const facts = {
+      vmim: vmim('Succeeded'),
+      vmi: handedOff(),
+      targetPod: pod('pod-b'),
+      coordination: view({ go: true }),
+    };
+    const waiting = decide(snapshot({ ...facts, migration: nam({}, running()) }));
+    expect(waiting.status?.phase).toBe('Migrating');
+    expect(waiting.requeueAfterMs).toBe(1000);
+    const late = decide(snapshot({ ...facts, migration: nam({}, waiting.status), nowMs: nowMs + 5000 }));
+    expect(late.status).toMatchObject({
+      phase: 'Succeeded',
+      result: { accelerated: true, attempt: 'Accelerated' },
+    });
+  });
+
+  it('records the numbers of an accelerated migration', () => {
+    const decision = decide(
+      snapshot({
+        migration: nam({}, running()),
+        vmim: vmim('Succeeded'),
+        vmi: handedOff(),
+        targetPod: pod('pod-b'),
+        coordination: view({ go: true, results }),
+      }),
+    );
+    expect(decision.status).toMatchObject({
+      phase: 'Succeeded',
+      completionTime: '2026-06-01T12:00:00Z',
+      result: {
+        accelerated: true,
+        linkBytes: 31_000_000,
+        savedBytes: 726_000_000,
+        savedPercent: 95,
+        downtimeMs: 180,
+      },
+    });
+    expect(decision.status?.result).not.toHaveProperty('reason');
+    expect(effectTypes(decision)).toEqual(['recorded', 'removeFinalizer']);
+  });
+
+  it('says why one was plain', () => {
+    const source = { ...exampleResult, outcome: 'raw' as const, reason: 'NoGo' as const };
+    const coordination = view({ reason: 'NoGo', results: { source } });
+    const decision = decide(
+      snapshot({ migration: nam({}, running()), vmim: vmim('Succeeded'), vmi: handedOff(), coordination }),
+    );
+    expect(decision.status?.result).toMatchObject({ accelerated: false, attempt: 'Plain', reason: 'NoGo' });
+    expect(decision.status?.result?.message).toContain('GO');
+  });
+
+  it('remembers an armed attempt that failed', () => {
+    const facts = { migration: nam({}, running()), vmim: vmim('Failed'), vmi: handedOff() };
+    const armed = decide(snapshot({ ...facts, coordination: view({ go: true, results }) }));
+    expect(armed.status).toMatchObject({
+      phase: 'Failed',
+      result: { attempt: 'FailedWhileArmed', accelerated: false },
+    });
+    const plain = decide(snapshot({ ...facts, coordination: view({ reason: 'PostCopyAllowed' }) }));
+    expect(plain.status?.result).toMatchObject({ attempt: 'Plain', reason: 'PostCopyAllowed' });
+  });
+
+  it('is Cancelled when the KubeVirt migration was', () => {
+    const gone = decide(snapshot({ migration: nam({}, running()), vmim: undefined }));
+    expect(gone.status?.phase).toBe('Cancelled');
+    expect(effectTypes(gone)).not.toContain('createMigration');
+    const aborted = decide(
+      snapshot({
+        migration: nam({}, running()),
+        vmim: vmim('Failed', { deletionTimestamp: '2026-06-01T12:00:00Z' as never }),
+      }),
+    );
+    expect(aborted.status?.phase).toBe('Cancelled');
+  });
+
+  it('only collects after a restart: nobody is armed for a migration that is over', () => {
+    const status = running({
+      conditions: [
+        {
+          type: 'Accelerated',
+          status: 'True',
+          reason: 'Framed',
+          message: '',
+          lastTransitionTime: '2026-06-01T11:59:00Z',
+        },
+      ],
+    });
+    const decision = decide(
+      snapshot({
+        migration: nam({}, status),
+        vmim: vmim('Succeeded'),
+        vmi: handedOff(),
+        targetPod: pod('pod-b'),
+      }),
+    );
+    expect(decision.effects).toMatchObject([{ type: 'coordinate', order: { over: true } }]);
+  });
+});
+
+describe('afterwards', () => {
+  const done: NasAwareMigrationStatus = {
+    phase: 'Succeeded',
+    completionTime: '2026-06-01T11:00:00Z',
+    migration: { name: 'x', uid: vmimUid },
+  };
+
+  it('stays as it is, without finalizer', () => {
+    const decision = decide(snapshot({ migration: nam({}, done), vmim: vmim('Succeeded') }));
+    expect(decision).toEqual({
+      status: undefined,
+      effects: [{ type: 'recorded', migrationUid: vmimUid }, { type: 'removeFinalizer' }],
+    });
+  });
+
+  it('is deleted when its time is over', () => {
+    expect(effectTypes(decide(snapshot({ migration: nam({ ttlAfterFinished: '1h' }, done) })))).toContain(
+      'deleteSelf',
+    );
+    expect(decide(snapshot({ migration: nam({ ttlAfterFinished: '2h' }, done) })).requeueAfterMs).toBe(
+      3_600_000,
+    );
+  });
+
+  it('is kept for the breaker when an armed attempt failed', () => {
+    const failed = {
+      ...done,
+      phase: 'Failed' as const,
+      result: { accelerated: false, attempt: 'FailedWhileArmed' as const },
+    };
+    expect(
+      effectTypes(decide(snapshot({ migration: nam({ ttlAfterFinished: '1h' }, failed) }))),
+    ).not.toContain('deleteSelf');
+  });
+});
+
+describe('deletion', () => {
+  const deleting = { deletionTimestamp: '2026-06-01T12:00:00Z' as never };
+
+  it('cancels the migration, and waits for it to end', () => {
+    const decision = decide(snapshot({ migration: nam({}, {}, deleting), vmim: vmim('Running') }));
+    expect(effectTypes(decision)).toEqual(['giveUp', 'deleteMigration']);
+    const cancelling = vmim('Running', { deletionTimestamp: '2026-06-01T12:00:00Z' as never });
+    expect(effectTypes(decide(snapshot({ migration: nam({}, {}, deleting), vmim: cancelling })))).toEqual([
+      'giveUp',
+    ]);
+    expect(
+      effectTypes(decide(snapshot({ migration: nam({}, {}, deleting), vmim: vmim('Failed') }))),
+    ).toContain('removeFinalizer');
+  });
+
+  it('of a record does not cancel what somebody else started', () => {
+    const migration = nam(
+      { migrationName: 'x' },
+      {},
+      { ...deleting, labels: { 'nasmigration.io/adopted': 'true' } },
+    );
+    const decision = decide(snapshot({ migration, vmim: vmim('Running') }));
+    expect(effectTypes(decision)).toEqual(['giveUp', 'recorded', 'removeFinalizer']);
+  });
+});

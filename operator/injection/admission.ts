@@ -1,0 +1,80 @@
+// What the mutating webhook answers: allowed always, with a patch when a policy asks for a sidecar. Only pods that KubeVirt's own
+// service account creates are looked at. Whatever goes wrong, the pod is allowed as it is. Pure but for its look-ups.
+import type { V1Pod } from '@kubernetes/client-node';
+import { z } from 'zod';
+import type { Policy } from '../controller/policies.ts';
+import { type SidecarSettings, type Skip, sidecarPatch } from './sidecar-patch.ts';
+
+/** `admission.k8s.io/v1` AdmissionReview, as far as it is read. */
+export const admissionReviewSchema = z.object({
+  apiVersion: z.literal('admission.k8s.io/v1'),
+  kind: z.literal('AdmissionReview'),
+  request: z.object({
+    uid: z.string().max(128),
+    operation: z.string(),
+    namespace: z.string().optional(),
+    resource: z.object({ group: z.string(), resource: z.string() }),
+    userInfo: z.object({ username: z.string() }),
+    object: z.record(z.string(), z.unknown()),
+  }),
+});
+export type AdmissionReview = z.infer<typeof admissionReviewSchema>;
+
+export interface AdmissionAnswer {
+  apiVersion: 'admission.k8s.io/v1';
+  kind: 'AdmissionReview';
+  response: { uid: string; allowed: true; patchType?: 'JSONPatch'; patch?: string; warnings?: string[] };
+}
+
+export type AdmissionDecision =
+  | 'Injected'
+  | Skip
+  | 'NotOurs'
+  | 'NoPolicy'
+  | 'InjectionDisabled'
+  | 'InjectionStopped';
+
+export interface AdmissionContext {
+  /** The user that creates launcher pods: KubeVirt's controller. */
+  kubevirtUser: string;
+  /** The policy for a VM with these labels in this namespace. */
+  policyFor: (namespace: string, labels: Readonly<Record<string, string>>) => Policy | undefined;
+  /** True after pods with our sidecar were refused in this namespace (quota, full nodes). */
+  isStopped: (namespace: string) => boolean;
+  settings: SidecarSettings;
+}
+
+/** The answer and what it was, for metrics. */
+export function admit(
+  review: AdmissionReview,
+  context: AdmissionContext,
+): { answer: AdmissionAnswer; decision: AdmissionDecision } {
+  const { request } = review;
+  const unchanged = (decision: AdmissionDecision) => ({ answer: answerTo(request.uid), decision });
+  const isPodCreation =
+    request.operation === 'CREATE' && request.resource.group === '' && request.resource.resource === 'pods';
+  if (!isPodCreation || request.userInfo.username !== context.kubevirtUser) return unchanged('NotOurs');
+  const pod = request.object as V1Pod;
+  const namespace = request.namespace ?? '';
+  // KubeVirt copies the VMI's labels to the pod, so that no look-up of the VMI is needed here.
+  const policy = context.policyFor(namespace, pod.metadata?.labels ?? {});
+  if (policy === undefined) return unchanged('NoPolicy');
+  if (policy.spec.injection !== 'Enabled') return unchanged('InjectionDisabled');
+  if (context.isStopped(namespace)) return unchanged('InjectionStopped');
+  const { sidecar, index } = policy.spec;
+  const result = sidecarPatch(pod, {
+    ...context.settings,
+    cpu: sidecar?.cpu ?? context.settings.cpu,
+    memory: sidecar?.memory ?? context.settings.memory,
+    indexMemory: index?.memory ?? context.settings.indexMemory,
+  });
+  if ('skip' in result) return unchanged(result.skip);
+  const answer = answerTo(request.uid);
+  answer.response.patchType = 'JSONPatch';
+  answer.response.patch = Buffer.from(JSON.stringify(result.patch)).toString('base64');
+  return { answer, decision: 'Injected' };
+}
+
+function answerTo(uid: string): AdmissionAnswer {
+  return { apiVersion: 'admission.k8s.io/v1', kind: 'AdmissionReview', response: { uid, allowed: true } };
+}

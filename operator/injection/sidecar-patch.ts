@@ -1,0 +1,181 @@
+// The JSON patch that adds the sidecar to a virt-launcher pod: one native sidecar (an init container with restartPolicy Always)
+// before nothing else changes; the pod's own `public` volume whole and its disk volumes read-only, a projected token for our
+// audience, the operator's CA. Idempotent: a pod that has it is left alone. Pure. The reasons for every field are in
+// docs/adr and in the issue's facts on KubeVirt (107:107, no probes, no sub-path, no integer CPU).
+import type { V1Container, V1Pod, V1Volume } from '@kubernetes/client-node';
+import { TOKEN_AUDIENCE } from '../../control/limits.ts';
+import { controllingVmi, hasSidecar, SIDECAR_CONTAINER } from '../kubevirt/launcher-pod.ts';
+import { launcherLabels } from '../kubevirt/objects.ts';
+import { parseQuantity } from '../kubevirt/quantities.ts';
+
+/** The emptyDir of virt-launcher that holds the migration sockets, mounted by compute at /var/run/kubevirt. */
+const PUBLIC_VOLUME = 'public';
+const CREDENTIALS_VOLUME = 'nas-aware-migration-credentials';
+const CREDENTIALS_PATH = '/var/run/secrets/nasmigration.io';
+const VOLUMES_PATH = '/var/run/nasmigration/volumes';
+const RUN_PATH = '/var/run/kubevirt';
+/** KubeVirt's non-root user and group `qemu`. */
+const QEMU_UID = 107;
+/** kubelet renews a projected token at 80 % of this. */
+const TOKEN_SECONDS = 3600;
+
+export interface SidecarSettings {
+  image: string;
+  imagePullPolicy?: 'Always' | 'IfNotPresent' | 'Never';
+  /** `wss://<service>.<namespace>.svc:<port>`. */
+  hubUrl: string;
+  /** Name of the ConfigMap with the operator's CA (`ca.crt`), which the operator keeps in each namespace with VMs. */
+  caConfigMap: string;
+  cpu: string;
+  memory: string;
+  /** Part of the memory that the index may take. */
+  indexMemory: string;
+  logLevel: string;
+}
+
+export type JsonPatch = { op: 'add'; path: string; value: unknown }[];
+
+/** Why a pod is left as it is. */
+export type Skip = 'NotALauncherPod' | 'AlreadyInjected' | 'Provisioning' | 'NoPublicVolume' | 'NoDiskVolume';
+
+/** The patch, or why there is none. `diskVolumes`: pod volume names of the disks the policy lets us read. */
+export function sidecarPatch(pod: V1Pod, settings: SidecarSettings): { patch: JsonPatch } | { skip: Skip } {
+  const vmi = controllingVmi(pod);
+  if (vmi === undefined) return { skip: 'NotALauncherPod' };
+  if (hasSidecar(pod)) return { skip: 'AlreadyInjected' };
+  // A pod that only makes a WaitForFirstConsumer claim bind; it never runs the VM.
+  if (pod.metadata?.annotations?.[launcherLabels.ephemeralProvisioning] !== undefined)
+    return { skip: 'Provisioning' };
+  const volumes = pod.spec?.volumes ?? [];
+  if (!volumes.some(({ name, emptyDir }) => name === PUBLIC_VOLUME && emptyDir !== undefined))
+    return { skip: 'NoPublicVolume' };
+  const disks = diskVolumesOf(pod);
+  if (disks.length === 0) return { skip: 'NoDiskVolume' };
+  const container = sidecarContainer(pod, vmi, disks, settings);
+  return {
+    patch: [
+      ...append(pod.spec?.volumes, '/spec/volumes', credentialsVolume(settings)),
+      // Last of the init containers: KubeVirt's own must not wait for an image of ours.
+      ...append(pod.spec?.initContainers, '/spec/initContainers', container),
+    ],
+  };
+}
+
+/**
+ * Claims in Filesystem mode that compute mounts as VM disks. A block-mode claim is in volumeDevices; others that compute
+ * mounts (vm-state) lie elsewhere than under vmi-disks.
+ */
+export function diskVolumesOf(pod: V1Pod): string[] {
+  const compute = pod.spec?.containers.find(({ name }) => name === 'compute');
+  const claims = new Set(
+    (pod.spec?.volumes ?? [])
+      .filter(({ persistentVolumeClaim }) => persistentVolumeClaim !== undefined)
+      .map(({ name }) => name),
+  );
+  return (compute?.volumeMounts ?? [])
+    .filter(
+      ({ name, mountPath }) =>
+        claims.has(name) && mountPath === `/var/run/kubevirt-private/vmi-disks/${name}`,
+    )
+    .map(({ name }) => name);
+}
+
+function sidecarContainer(
+  pod: V1Pod,
+  vmi: { name: string; uid: string },
+  disks: readonly string[],
+  settings: SidecarSettings,
+): V1Container {
+  const fromField = (name: string, fieldPath: string) => ({
+    name,
+    valueFrom: { fieldRef: { apiVersion: 'v1', fieldPath } },
+  });
+  return {
+    name: SIDECAR_CONTAINER,
+    image: settings.image,
+    imagePullPolicy: settings.imagePullPolicy ?? 'IfNotPresent',
+    restartPolicy: 'Always',
+    env: [
+      { name: 'NASMIG_HUB_URL', value: settings.hubUrl },
+      { name: 'NASMIG_TOKEN_FILE', value: `${CREDENTIALS_PATH}/token` },
+      { name: 'NASMIG_CA_FILE', value: `${CREDENTIALS_PATH}/ca.crt` },
+      fromField('NASMIG_POD_NAMESPACE', 'metadata.namespace'),
+      fromField('NASMIG_POD_NAME', 'metadata.name'),
+      fromField('NASMIG_POD_UID', 'metadata.uid'),
+      { name: 'NASMIG_VMI_NAME', value: vmi.name },
+      { name: 'NASMIG_VMI_UID', value: vmi.uid },
+      { name: 'NASMIG_RUN_DIR', value: RUN_PATH },
+      { name: 'NASMIG_VOLUMES_DIR', value: VOLUMES_PATH },
+      {
+        name: 'NASMIG_INDEX_MEMORY_BYTES',
+        value: String(Math.floor(parseQuantity(settings.indexMemory) ?? 0)),
+      },
+      { name: 'NASMIG_LOG_LEVEL', value: settings.logLevel },
+    ],
+    resources: resourcesFor(pod, settings),
+    securityContext: {
+      runAsUser: QEMU_UID,
+      runAsGroup: QEMU_UID,
+      runAsNonRoot: true,
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'] },
+      seccompProfile: { type: 'RuntimeDefault' },
+    },
+    terminationMessagePolicy: 'FallbackToLogsOnError',
+    volumeMounts: [
+      { name: PUBLIC_VOLUME, mountPath: RUN_PATH },
+      { name: CREDENTIALS_VOLUME, mountPath: CREDENTIALS_PATH, readOnly: true },
+      ...disks.map((name) => ({ name, mountPath: `${VOLUMES_PATH}/${name}`, readOnly: true })),
+    ],
+  };
+}
+
+/** Optional CA: a namespace without the ConfigMap must not keep a VM from starting; the sidecar waits for it. */
+function credentialsVolume(settings: SidecarSettings): V1Volume {
+  return {
+    name: CREDENTIALS_VOLUME,
+    projected: {
+      defaultMode: 0o440,
+      sources: [
+        {
+          serviceAccountToken: { audience: TOKEN_AUDIENCE, expirationSeconds: TOKEN_SECONDS, path: 'token' },
+        },
+        {
+          configMap: {
+            name: settings.caConfigMap,
+            optional: true,
+            items: [{ key: 'ca.crt', path: 'ca.crt' }],
+          },
+        },
+      ],
+    },
+  };
+}
+
+/** Requests equal limits where the pod is Guaranteed, and then never whole CPUs: one would be taken for itself alone. */
+function resourcesFor(pod: V1Pod, { cpu, memory }: SidecarSettings): V1Container['resources'] & object {
+  if (!isGuaranteed(pod)) return { requests: { cpu, memory }, limits: { memory } };
+  const cores = parseQuantity(cpu) ?? 0;
+  const fraction = Number.isInteger(cores) ? `${Math.round(cores * 1000) - 1}m` : cpu;
+  return { requests: { cpu: fraction, memory }, limits: { cpu: fraction, memory } };
+}
+
+/** The QoS class the pod would have without us (every container: limits for CPU and memory, requests equal or absent). */
+export function isGuaranteed(pod: V1Pod): boolean {
+  const containers = [...(pod.spec?.containers ?? []), ...(pod.spec?.initContainers ?? [])];
+  return containers.every(({ resources }) =>
+    ['cpu', 'memory'].every((name) => {
+      const limit = parseQuantity(resources?.limits?.[name]);
+      if (limit === undefined || limit === 0) return false;
+      const request = resources?.requests?.[name];
+      return request === undefined || parseQuantity(request) === limit;
+    }),
+  );
+}
+
+function append(list: readonly unknown[] | undefined, path: string, value: unknown): JsonPatch {
+  return list === undefined
+    ? [{ op: 'add', path, value: [value] }]
+    : [{ op: 'add', path: `${path}/-`, value }];
+}

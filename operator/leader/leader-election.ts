@@ -1,0 +1,200 @@
+// Leader election with a Lease, as client-go does it: the holder renews, others take over when they have not seen a renewal
+// for the lease's duration, measured by their own clock (no comparison of clocks). Each term has an epoch higher than every
+// earlier one, also after the Lease was deleted: sidecars refuse the orders of a deposed leader by it.
+import type { KubernetesObject } from '@kubernetes/client-node';
+import { type ApiClient, isAlreadyExists, isConflict, isNotFound } from '../kubernetes/api-client.ts';
+import { pause } from '../kubernetes/informer.ts';
+import { apiVersionOf, resources } from '../kubernetes/resources.ts';
+
+export interface Lease extends KubernetesObject {
+  spec?: {
+    holderIdentity?: string;
+    leaseDurationSeconds?: number;
+    acquireTime?: string;
+    renewTime?: string;
+    leaseTransitions?: number;
+  };
+}
+
+export interface LeaderElectionOptions {
+  api: ApiClient;
+  namespace: string;
+  name: string;
+  /** Different for every process start, so that a restarted process begins a new term. */
+  identity: string;
+  leaseDurationMs?: number;
+  renewDeadlineMs?: number;
+  retryMs?: number;
+  onProblem?: (problem: string) => void;
+}
+
+/** client-go's defaults. */
+const LEASE_DURATION_MS = 15_000;
+const RENEW_DEADLINE_MS = 10_000;
+const RETRY_MS = 2000;
+const EPOCH_ANNOTATION = 'nasmigration.io/epoch';
+
+export class LeaderElection {
+  readonly #options: LeaderElectionOptions;
+  readonly #stopping = new AbortController();
+  #observed: { version: string; atMs: number } | undefined;
+  #running: Promise<void> | undefined;
+
+  constructor(options: LeaderElectionOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Runs until stop(). `lead` is called with the epoch when leadership is won, and must return when its signal is aborted,
+   * which happens when leadership is lost or stop() is called; the lease is given back after it has returned.
+   */
+  start(lead: (epoch: number, signal: AbortSignal) => Promise<void>): void {
+    this.#running ??= this.#run(lead);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#running;
+  }
+
+  async #run(lead: (epoch: number, signal: AbortSignal) => Promise<void>): Promise<void> {
+    const { signal } = this.#stopping;
+    const retryMs = this.#options.retryMs ?? RETRY_MS;
+    while (!signal.aborted) {
+      const epoch = await this.#try(() => this.#acquire());
+      if (epoch === undefined) {
+        await pause(retryMs * (0.8 + Math.random() * 0.4), signal);
+        continue;
+      }
+      const term = new AbortController();
+      const leading = lead(epoch, AbortSignal.any([signal, term.signal]));
+      const ended = leading.then(
+        () => term.abort(),
+        (error: unknown) => {
+          this.#options.onProblem?.(error instanceof Error ? error.message : String(error));
+          term.abort();
+        },
+      );
+      await this.#keep(epoch, AbortSignal.any([signal, term.signal]));
+      term.abort();
+      await ended;
+      await this.#try(() => this.#release());
+    }
+  }
+
+  /** Renews until the signal is aborted or no renewal succeeded for the deadline. */
+  async #keep(epoch: number, signal: AbortSignal): Promise<void> {
+    const retryMs = this.#options.retryMs ?? RETRY_MS;
+    const deadlineMs = this.#options.renewDeadlineMs ?? RENEW_DEADLINE_MS;
+    let renewedAtMs = performance.now();
+    while (!signal.aborted) {
+      await pause(retryMs, signal);
+      if (signal.aborted) return;
+      const isStillOurs = await this.#try(() => this.#renew(epoch));
+      if (isStillOurs === true) renewedAtMs = performance.now();
+      if (isStillOurs === false) return;
+      if (performance.now() - renewedAtMs > deadlineMs) return;
+    }
+  }
+
+  async #acquire(): Promise<number | undefined> {
+    const { api, namespace, name } = this.#options;
+    const lease = await api.get<Lease>(resources.leases, namespace, name).catch((error: unknown) => {
+      if (isNotFound(error)) return undefined;
+      throw error;
+    });
+    if (lease === undefined) {
+      const epoch = nextEpoch(undefined, Date.now());
+      await api.create(resources.leases, this.#lease(undefined, epoch));
+      return epoch;
+    }
+    const holder = lease.spec?.holderIdentity ?? '';
+    const version = lease.metadata?.resourceVersion ?? '';
+    if (this.#observed?.version !== version) this.#observed = { version, atMs: performance.now() };
+    const durationMs = (lease.spec?.leaseDurationSeconds ?? LEASE_DURATION_MS / 1000) * 1000;
+    if (
+      holder !== '' &&
+      holder !== this.#options.identity &&
+      performance.now() - this.#observed.atMs < durationMs
+    ) {
+      return undefined;
+    }
+    const epoch = nextEpoch(lease.metadata?.annotations?.[EPOCH_ANNOTATION], Date.now());
+    await api.replace(resources.leases, this.#lease(lease, epoch));
+    return epoch;
+  }
+
+  /** False when somebody else holds the lease. */
+  async #renew(epoch: number): Promise<boolean> {
+    const { api, namespace, name, identity } = this.#options;
+    const lease = await api.get<Lease>(resources.leases, namespace, name).catch((error: unknown) => {
+      if (isNotFound(error)) return undefined;
+      throw error;
+    });
+    if (lease === undefined || lease.spec?.holderIdentity !== identity) return false;
+    const renewed = { ...lease, spec: { ...lease.spec, renewTime: microTime() } };
+    renewed.metadata = {
+      ...lease.metadata,
+      annotations: { ...lease.metadata?.annotations, [EPOCH_ANNOTATION]: String(epoch) },
+    };
+    await api.replace(resources.leases, renewed);
+    return true;
+  }
+
+  async #release(): Promise<void> {
+    const { api, namespace, name, identity } = this.#options;
+    const lease = await api.get<Lease>(resources.leases, namespace, name);
+    if (lease.spec?.holderIdentity !== identity) return;
+    await api.replace(resources.leases, {
+      ...lease,
+      spec: { ...lease.spec, holderIdentity: '', leaseDurationSeconds: 1 },
+    });
+  }
+
+  #lease(before: Lease | undefined, epoch: number): Lease {
+    const { namespace, name, identity } = this.#options;
+    const now = microTime();
+    return {
+      apiVersion: apiVersionOf(resources.leases),
+      kind: resources.leases.kind,
+      metadata: {
+        namespace,
+        name,
+        annotations: { ...before?.metadata?.annotations, [EPOCH_ANNOTATION]: String(epoch) },
+        ...(before?.metadata?.resourceVersion === undefined
+          ? {}
+          : { resourceVersion: before.metadata.resourceVersion }),
+      },
+      spec: {
+        holderIdentity: identity,
+        leaseDurationSeconds: Math.ceil((this.#options.leaseDurationMs ?? LEASE_DURATION_MS) / 1000),
+        acquireTime: now,
+        renewTime: now,
+        leaseTransitions: (before?.spec?.leaseTransitions ?? 0) + (before === undefined ? 0 : 1),
+      },
+    };
+  }
+
+  /** Undefined on any failure: the next round tries again. */
+  async #try<T>(attempt: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!isConflict(error) && !isAlreadyExists(error)) {
+        this.#options.onProblem?.(error instanceof Error ? error.message : String(error));
+      }
+      return undefined;
+    }
+  }
+}
+
+/** Higher than the one before, and, when there is none, than any that was ever given: seconds since 1970. */
+export function nextEpoch(before: string | undefined, nowMs: number): number {
+  const last = before !== undefined && /^\d{1,15}$/.test(before) ? Number(before) : 0;
+  return Math.max(last + 1, Math.floor(nowMs / 1000));
+}
+
+/** metav1.MicroTime. */
+function microTime(): string {
+  return new Date().toISOString().replace('Z', '000Z');
+}

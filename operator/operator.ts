@@ -1,0 +1,324 @@
+// The operator as one object that can be started and stopped, in a cluster by main.ts and in tests directly. Every replica
+// keeps caches and answers the webhook; the leader alone runs hub, controller and adoption, within one term of its lease.
+import { randomBytes } from 'node:crypto';
+import type { KubeConfig } from '@kubernetes/client-node';
+import { type Logger, pino } from 'pino';
+import { AuthorityStore, isDue, issueServing } from './certificates/authority.ts';
+import type { KeyAndCertificate } from './certificates/x509.ts';
+import { Adoption } from './controller/adoption.ts';
+import { type Caches, createCaches, startCaches, stopCaches } from './controller/caches.ts';
+import { ClaimDrivers } from './controller/claims.ts';
+import { Controller } from './controller/controller.ts';
+import { readPolicy, selectPolicy } from './controller/policies.ts';
+import { TokenReviewAuthenticator } from './hub/authenticator.ts';
+import { Coordinator } from './hub/coordinator.ts';
+import { Hub, type Session } from './hub/hub.ts';
+import { publishAuthority, register } from './injection/registration.ts';
+import { WebhookServer } from './injection/webhook-server.ts';
+import { ApiClient } from './kubernetes/api-client.ts';
+import { pause } from './kubernetes/informer.ts';
+import { LeaderElection } from './leader/leader-election.ts';
+import { OperatorMetrics } from './metrics/metrics.ts';
+import { MetricsServer } from './metrics/metrics-server.ts';
+import type { OperatorSettings } from './settings.ts';
+
+export const LEASE_NAME = 'nas-aware-migration';
+export const AUTHORITY_SECRET = 'nas-aware-migration-authority';
+export const AUTHORITY_CONFIG_MAP = 'nas-aware-migration-ca';
+export const WEBHOOK_CONFIGURATION = 'nas-aware-migration';
+
+/** How often certificates are looked at; they last days. */
+const CERTIFICATE_CHECK_MS = 10 * 60_000;
+const HUB_SERVICE = 'nas-aware-migration-hub';
+
+export class Operator {
+  readonly metrics = new OperatorMetrics();
+  readonly #settings: OperatorSettings;
+  readonly #log: Logger;
+  readonly #api: ApiClient;
+  readonly #caches: Caches;
+  readonly #election: LeaderElection;
+  readonly #stopping = new AbortController();
+  #authority: { current: KeyAndCertificate; bundlePem: string } | undefined;
+  #serving: KeyAndCertificate | undefined;
+  #webhook: WebhookServer | undefined;
+  #metricsServer: MetricsServer | undefined;
+  #hub: Hub | undefined;
+  #ready = false;
+  #certificates: Promise<void> | undefined;
+  readonly #published = new Map<string, string>();
+
+  private constructor(config: KubeConfig, settings: OperatorSettings, log: Logger) {
+    this.#settings = settings;
+    this.#log = log;
+    this.#api = new ApiClient(config, {
+      userAgent: `nas-aware-migration/${settings.release}`,
+      onRequest: (method, status) => this.metrics.apiRequests.inc({ method, status: String(status) }),
+    });
+    this.#caches = createCaches(this.#api, (problem) =>
+      log.warn({ problem }, 'watching the API server failed, it is tried again'),
+    );
+    this.#election = new LeaderElection({
+      api: this.#api,
+      namespace: settings.namespace,
+      name: LEASE_NAME,
+      identity: `${settings.podName}-${randomBytes(4).toString('hex')}`,
+      leaseDurationMs: settings.lease.durationMs,
+      renewDeadlineMs: settings.lease.renewDeadlineMs,
+      retryMs: settings.lease.retryMs,
+      onProblem: (problem) => log.warn({ problem }, 'leader election'),
+    });
+    this.metrics.gauge(
+      'nasmig_hub_connections',
+      'Sidecars that are connected.',
+      () => this.#hub?.sessionCount ?? 0,
+    );
+    this.metrics.gauge('nasmig_leader', 'Whether this replica leads.', () =>
+      this.#hub === undefined ? 0 : 1,
+    );
+  }
+
+  /** Starts, and returns when caches are filled and the webhook answers. Leadership may come later. */
+  static async start(
+    config: KubeConfig,
+    settings: OperatorSettings,
+    log = pino({ level: settings.logLevel }),
+  ): Promise<Operator> {
+    const operator = new Operator(config, settings, log);
+    try {
+      await operator.#start();
+    } catch (error) {
+      await operator.stop();
+      throw error;
+    }
+    return operator;
+  }
+
+  /** Port of the hub while this replica leads. */
+  get hubPort(): number | undefined {
+    return this.#hub?.port;
+  }
+
+  get webhookPort(): number | undefined {
+    return this.#webhook?.port;
+  }
+
+  get metricsPort(): number | undefined {
+    return this.#metricsServer?.port;
+  }
+
+  /** PEM certificates that the hub's and the webhook's certificate chain to. */
+  get authorityPem(): string {
+    return this.#authority?.bundlePem ?? '';
+  }
+
+  /** Gives the lease back and ends everything; what is under way is finished first. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#election.stop();
+    await this.#webhook?.stop();
+    await this.#metricsServer?.stop();
+    await this.#certificates;
+    await stopCaches(this.#caches);
+    this.#api.close();
+  }
+
+  async #start(): Promise<void> {
+    const settings = this.#settings;
+    this.#metricsServer = await MetricsServer.start(
+      settings.listenHost,
+      settings.metricsPort,
+      this.metrics.registry,
+      () => this.#ready,
+    );
+    const store = new AuthorityStore({
+      api: this.#api,
+      namespace: settings.namespace,
+      secretName: AUTHORITY_SECRET,
+    });
+    await this.#renewCertificates(store);
+    await startCaches(this.#caches);
+    if (settings.injection) await this.#startInjection();
+    this.#ready = true;
+    this.#certificates = this.#keepCertificates(store);
+    this.#election.start((epoch, signal) => this.#lead(epoch, signal));
+  }
+
+  async #startInjection(): Promise<void> {
+    const settings = this.#settings;
+    const serving = this.#serving;
+    if (serving === undefined) throw new TypeError('certificates are made before injection starts');
+    this.#webhook = await WebhookServer.start({
+      host: settings.listenHost,
+      port: settings.webhookPort,
+      certificate: serving,
+      context: {
+        kubevirtUser: settings.kubevirtUser,
+        isStopped: () => false,
+        policyFor: (namespace, labels) =>
+          selectPolicy(
+            [...this.#caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []),
+            labels,
+            this.#caches.namespaces.get(namespace)?.metadata?.labels ?? {},
+          )?.policy,
+        settings: {
+          ...settings.sidecar,
+          hubUrl: settings.hubUrl,
+          caConfigMap: AUTHORITY_CONFIG_MAP,
+          logLevel: settings.logLevel === 'silent' ? 'error' : settings.logLevel,
+        },
+      },
+      onDecision: (decision, seconds) => {
+        this.metrics.webhookDecisions.inc({ decision });
+        this.metrics.webhookDuration.observe(seconds);
+      },
+    });
+    await this.#registerWebhook();
+  }
+
+  async #registerWebhook(): Promise<void> {
+    if (this.#webhook === undefined) return;
+    const { namespace, webhookUrl, webhookService } = this.#settings;
+    await register(this.#api, {
+      name: WEBHOOK_CONFIGURATION,
+      address:
+        webhookUrl === undefined
+          ? { service: { namespace, name: webhookService, port: 443 } }
+          : { url: webhookUrl.replace(/:0(?=\/|$)/, `:${this.#webhook.port}`) },
+      bundlePem: this.authorityPem,
+      ownNamespace: namespace,
+    });
+  }
+
+  /** One term: hub, controller and adoption from scratch, because what a deposed leader knew is worth nothing. */
+  async #lead(epoch: number, signal: AbortSignal): Promise<void> {
+    const settings = this.#settings;
+    const log = this.#log.child({ epoch });
+    const caches = this.#caches;
+    const serving = this.#serving;
+    if (serving === undefined) return;
+    log.info('leading');
+    let controller: Controller | undefined;
+    const coordinator = new Coordinator({
+      epoch,
+      onChange: (migrationUid) => controller?.migrationChanged(migrationUid),
+      onStats: () => {},
+      isRecorded: (migrationUid) => controller?.isRecorded(migrationUid) === true,
+      onProblem: (problem, { identity }) => log.warn({ problem, ...identity }, 'a sidecar overstepped'),
+    });
+    const podChanged = ({ identity }: Session) =>
+      controller?.podChanged(identity.namespace, identity.podName);
+    controller = new Controller({
+      api: this.#api,
+      caches,
+      claims: new ClaimDrivers(this.#api),
+      coordinator,
+      log,
+      sharedFileSystemDrivers: new Set(settings.sharedFileSystemDrivers),
+      workers: settings.workers,
+      onReconcile: (waitSeconds, workSeconds, failed) => {
+        this.metrics.queueWait.observe(waitSeconds);
+        this.metrics.reconcileDuration.observe({ outcome: failed ? 'error' : 'ok' }, workSeconds);
+      },
+      onFinished: (_migration, status) => this.metrics.finished(status),
+      onArmed: (seconds) => this.metrics.arming.observe(seconds),
+    });
+    const adoption = new Adoption({ api: this.#api, caches, log });
+    const hub = await Hub.start({
+      host: settings.listenHost,
+      port: settings.hubPort,
+      certificate: serving,
+      authenticator: new TokenReviewAuthenticator(this.#api),
+      release: settings.release,
+      epoch,
+      listener: {
+        onSession: (session) => {
+          coordinator.onSession(session);
+          podChanged(session);
+        },
+        onSessionEnded: (session) => {
+          coordinator.onSessionEnded(session);
+          podChanged(session);
+        },
+        onMessage: (session, message) => coordinator.onMessage(session, message),
+      },
+      recorded: ({ migrations }) =>
+        migrations
+          .filter(
+            ({ phase, migrationUid }) =>
+              phase === 'finished' && controller?.isRecorded(migrationUid) === true,
+          )
+          .map(({ migrationUid }) => migrationUid),
+      onRefused: (reason, detail) => {
+        this.metrics.hubRefusals.inc({ reason });
+        log.debug({ reason, detail }, 'connection refused');
+      },
+    });
+    this.#hub = hub;
+    controller.addAll();
+    adoption.addAll();
+    try {
+      await aborted(signal);
+    } finally {
+      log.info('no longer leading');
+      this.#hub = undefined;
+      await Promise.all([controller.stop(), adoption.stop()]);
+      await hub.stop();
+    }
+  }
+
+  async #keepCertificates(store: AuthorityStore): Promise<void> {
+    const { signal } = this.#stopping;
+    while (!signal.aborted) {
+      try {
+        await this.#renewCertificates(store);
+        await this.#publish();
+      } catch (error) {
+        this.#log.warn({ err: error }, 'certificates could not be renewed, it is tried again');
+      }
+      await pause(CERTIFICATE_CHECK_MS, signal);
+    }
+  }
+
+  async #renewCertificates(store: AuthorityStore): Promise<void> {
+    const { namespace, webhookService, hubUrl } = this.#settings;
+    const loaded = await store.load();
+    const changed = this.#authority?.bundlePem !== loaded.bundlePem;
+    this.#authority = loaded;
+    if (this.#serving !== undefined && !changed && !isDue(this.#serving.certificatePem, Date.now())) return;
+    const hosts = [
+      ...[HUB_SERVICE, webhookService].flatMap((service) => [
+        `${service}.${namespace}.svc`,
+        `${service}.${namespace}.svc.cluster.local`,
+      ]),
+      new URL(hubUrl).hostname,
+      ...(this.#settings.webhookUrl === undefined ? [] : [new URL(this.#settings.webhookUrl).hostname]),
+    ];
+    this.#serving = issueServing(loaded.current, [...new Set(hosts)], Date.now());
+    this.#webhook?.useCertificate(this.#serving);
+    this.#hub?.useCertificate(this.#serving);
+    if (changed) await this.#registerWebhook();
+  }
+
+  /** The CA into every namespace in which a policy may inject; only what changed is written. */
+  async #publish(): Promise<void> {
+    if (!this.#settings.injection) return;
+    const policies = [...this.#caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []);
+    for (const vmi of this.#caches.vmis.values()) {
+      const namespace = vmi.metadata?.namespace ?? '';
+      if (this.#published.get(namespace) === this.authorityPem) continue;
+      const labels = this.#caches.namespaces.get(namespace)?.metadata?.labels ?? {};
+      const selection = selectPolicy(policies, vmi.metadata?.labels ?? {}, labels);
+      if (selection?.policy.spec.injection !== 'Enabled') continue;
+      await publishAuthority(this.#api, namespace, AUTHORITY_CONFIG_MAP, this.authorityPem);
+      this.#published.set(namespace, this.authorityPem);
+    }
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}

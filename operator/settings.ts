@@ -1,0 +1,103 @@
+// The operator's settings from its environment, checked once. Every variable has a default that fits the Helm chart, but those that
+// only the installation knows.
+import { hostname } from 'node:os';
+import { z } from 'zod';
+import { defaultSharedFileSystemDrivers } from './controller/volumes.ts';
+
+const port = z.coerce.number().int().min(0).max(65_535);
+const list = z.string().transform((text) =>
+  text
+    .split(',')
+    .map((part) => part.trim())
+    .filter((part) => part !== ''),
+);
+
+const environmentSchema = z.object({
+  NASMIG_NAMESPACE: z.string().min(1),
+  NASMIG_POD_NAME: z.string().min(1).default(hostname()),
+  NASMIG_RELEASE: z.string().min(1).default('0.1.0'),
+  NASMIG_SIDECAR_IMAGE: z.string().min(1),
+  NASMIG_SIDECAR_CPU: z.string().default('100m'),
+  NASMIG_SIDECAR_MEMORY: z.string().default('256Mi'),
+  NASMIG_INDEX_MEMORY: z.string().default('96Mi'),
+  NASMIG_LISTEN_HOST: z.string().default('0.0.0.0'),
+  NASMIG_HUB_PORT: port.default(8443),
+  /** What sidecars dial. */
+  NASMIG_HUB_URL: z.url(),
+  NASMIG_WEBHOOK_PORT: port.default(9443),
+  /** A Service by name, or a URL when the API server does not run in the cluster's network. */
+  NASMIG_WEBHOOK_SERVICE: z.string().default('nas-aware-migration-webhook'),
+  NASMIG_WEBHOOK_URL: z.url().optional(),
+  NASMIG_METRICS_PORT: port.default(8080),
+  NASMIG_KUBEVIRT_USER: z.string().default('system:serviceaccount:kubevirt:kubevirt-controller'),
+  NASMIG_SHARED_DRIVERS: list.default([...defaultSharedFileSystemDrivers]),
+  NASMIG_WORKERS: z.coerce.number().int().min(1).max(64).default(8),
+  NASMIG_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  NASMIG_INJECTION: z.enum(['true', 'false']).default('true'),
+});
+
+export interface OperatorSettings {
+  namespace: string;
+  podName: string;
+  release: string;
+  listenHost: string;
+  hubPort: number;
+  hubUrl: string;
+  webhookPort: number;
+  webhookService: string;
+  webhookUrl: string | undefined;
+  metricsPort: number;
+  kubevirtUser: string;
+  sharedFileSystemDrivers: string[];
+  workers: number;
+  logLevel: string;
+  injection: boolean;
+  sidecar: { image: string; cpu: string; memory: string; indexMemory: string };
+  /** Shorter in tests. */
+  lease: { durationMs: number; renewDeadlineMs: number; retryMs: number };
+}
+
+/** A variable is missing or wrong; the message names it. */
+export class SettingsError extends Error {
+  readonly code = 'NASMIG_SETTINGS';
+
+  constructor(problem: string) {
+    super(`the environment of the operator is not right: ${problem}`);
+    this.name = 'SettingsError';
+  }
+}
+
+/** Throws {@link SettingsError}. */
+export function settingsFrom(environment: NodeJS.ProcessEnv): OperatorSettings {
+  const parsed = environmentSchema.safeParse(environment);
+  if (!parsed.success) {
+    throw new SettingsError(
+      parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '),
+    );
+  }
+  const { data } = parsed;
+  return {
+    namespace: data.NASMIG_NAMESPACE,
+    podName: data.NASMIG_POD_NAME,
+    release: data.NASMIG_RELEASE,
+    listenHost: data.NASMIG_LISTEN_HOST,
+    hubPort: data.NASMIG_HUB_PORT,
+    hubUrl: data.NASMIG_HUB_URL,
+    webhookPort: data.NASMIG_WEBHOOK_PORT,
+    webhookService: data.NASMIG_WEBHOOK_SERVICE,
+    webhookUrl: data.NASMIG_WEBHOOK_URL,
+    metricsPort: data.NASMIG_METRICS_PORT,
+    kubevirtUser: data.NASMIG_KUBEVIRT_USER,
+    sharedFileSystemDrivers: data.NASMIG_SHARED_DRIVERS,
+    workers: data.NASMIG_WORKERS,
+    logLevel: data.NASMIG_LOG_LEVEL,
+    injection: data.NASMIG_INJECTION === 'true',
+    sidecar: {
+      image: data.NASMIG_SIDECAR_IMAGE,
+      cpu: data.NASMIG_SIDECAR_CPU,
+      memory: data.NASMIG_SIDECAR_MEMORY,
+      indexMemory: data.NASMIG_INDEX_MEMORY,
+    },
+    lease: { durationMs: 15_000, renewDeadlineMs: 10_000, retryMs: 2000 },
+  };
+}

@@ -1,0 +1,56 @@
+// What virsh of libvirt 11.3 printed after a migration, and what it prints otherwise.
+
+import { describe, expect, it } from 'vitest';
+import { parseJobInfo } from './migration-job.ts';
+
+const COMPLETED = `Job type:         Completed   
+Operation:        Outgoing migration
+Time elapsed:     1456         ms
+Time elapsed w/o network: 1455         ms
+Data processed:   135.577 MiB
+Data remaining:   0.000 B
+Data total:       256.508 MiB
+Memory processed: 135.577 MiB
+Memory remaining: 0.000 B
+Memory total:     256.508 MiB
+Memory bandwidth: 112.250 MiB/s
+Dirty rate:       0            pages/s
+Page size:        4096         bytes
+Iteration:        3           
+Postcopy requests: 0           
+Constant pages:   31212       
+Normal pages:     34530       
+Normal data:      134.883 MiB
+Total downtime:   158          ms
+Downtime w/o network: 157          ms
+Setup time:       7            ms
+`;
+
+describe('parseJobInfo', () => {
+  it('reads the account of a migration', () => {
+    expect(parseJobInfo(COMPLETED)).toEqual({
+      type: 'Completed',
+      elapsedMs: 1456,
+      downtimeMs: 158,
+      memoryProcessedBytes: Math.round(135.577 * 1024 * 1024),
+      memoryTotalBytes: Math.round(256.508 * 1024 * 1024),
+      iterations: 3,
+    });
+  });
+
+  it('knows when there is none', () => {
+    expect(parseJobInfo('Job type:         None\n')).toBeUndefined();
+    expect(parseJobInfo('')).toBeUndefined();
+  });
+
+  it('leaves out what it cannot read', () => {
+    expect(parseJobInfo('Job type: Failed\nTime elapsed: soon\nMemory total: 3 bushels\n')).toEqual({
+      type: 'Failed',
+      elapsedMs: undefined,
+      downtimeMs: undefined,
+      memoryProcessedBytes: undefined,
+      memoryTotalBytes: undefined,
+      iterations: undefined,
+    });
+  });
+});
