@@ -13,7 +13,8 @@ import { readPolicy, selectPolicy } from './controller/policies.ts';
 import { TokenReviewAuthenticator } from './hub/authenticator.ts';
 import { Coordinator } from './hub/coordinator.ts';
 import { Hub, type Session } from './hub/hub.ts';
-import { publishAuthority, register } from './injection/registration.ts';
+import { AuthorityPublisher } from './injection/authority-publisher.ts';
+import { register } from './injection/registration.ts';
 import { WebhookServer } from './injection/webhook-server.ts';
 import { ApiClient } from './kubernetes/api-client.ts';
 import { pause } from './kubernetes/informer.ts';
@@ -46,7 +47,7 @@ export class Operator {
   #hub: Hub | undefined;
   #ready = false;
   #certificates: Promise<void> | undefined;
-  readonly #published = new Map<string, string>();
+  #publisher: AuthorityPublisher | undefined;
 
   private constructor(config: KubeConfig, settings: OperatorSettings, log: Logger) {
     this.#settings = settings;
@@ -255,6 +256,15 @@ export class Operator {
       },
     });
     this.#hub = hub;
+    const publisher = new AuthorityPublisher({
+      api: this.#api,
+      caches,
+      log,
+      configMap: AUTHORITY_CONFIG_MAP,
+      bundlePem: () => this.authorityPem,
+    });
+    this.#publisher = publisher;
+    publisher.publishAll();
     controller.addAll();
     adoption.addAll();
     try {
@@ -262,7 +272,8 @@ export class Operator {
     } finally {
       log.info('no longer leading');
       this.#hub = undefined;
-      await Promise.all([controller.stop(), adoption.stop()]);
+      this.#publisher = undefined;
+      await Promise.all([controller.stop(), adoption.stop(), publisher.stop()]);
       await hub.stop();
     }
   }
@@ -272,7 +283,7 @@ export class Operator {
     while (!signal.aborted) {
       try {
         await this.#renewCertificates(store);
-        await this.#publish();
+        this.#publisher?.publishAll();
       } catch (error) {
         this.#log.warn({ err: error }, 'certificates could not be renewed, it is tried again');
       }
@@ -298,21 +309,6 @@ export class Operator {
     this.#webhook?.useCertificate(this.#serving);
     this.#hub?.useCertificate(this.#serving);
     if (changed) await this.#registerWebhook();
-  }
-
-  /** The CA into every namespace in which a policy may inject; only what changed is written. */
-  async #publish(): Promise<void> {
-    if (!this.#settings.injection) return;
-    const policies = [...this.#caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []);
-    for (const vmi of this.#caches.vmis.values()) {
-      const namespace = vmi.metadata?.namespace ?? '';
-      if (this.#published.get(namespace) === this.authorityPem) continue;
-      const labels = this.#caches.namespaces.get(namespace)?.metadata?.labels ?? {};
-      const selection = selectPolicy(policies, vmi.metadata?.labels ?? {}, labels);
-      if (selection?.policy.spec.injection !== 'Enabled') continue;
-      await publishAuthority(this.#api, namespace, AUTHORITY_CONFIG_MAP, this.authorityPem);
-      this.#published.set(namespace, this.authorityPem);
-    }
   }
 }
 

@@ -206,6 +206,20 @@ describe('source and target pipelines', () => {
     );
   });
 
+  it('a source that is not armed is relayed raw by an armed target', async () => {
+    const { volume, migration } = guestAndVolume(0, 11);
+    const outcome = await runPipeline({
+      streams: [migration.main],
+      volumes: [volume],
+      ...indexOf([volume]),
+      answer: SHUT,
+      unarmedSource: true,
+    });
+    expect(outcome.target.failure).toBeUndefined();
+    expect(Buffer.compare(outcome.received[0] as Buffer, migration.main)).toBe(0);
+    expect(outcome.answered.equals(SHUT)).toBe(true);
+  });
+
   it('post-copy announced by main sends everything raw', async () => {
     const volume = new MemoryVolume('root', randomBytes(BLOCKS * PAGE_BYTES));
     const migration = generateMigration({ postcopy: 'advised', seed: 10 });

@@ -88,6 +88,8 @@ export interface PipelineOptions {
   readonly targetVolumes?: readonly MemoryVolume[];
   /** The target's session key; by default the source's. */
   readonly targetKey?: Uint8Array;
+  /** QEMU's connections reach the target sidecar without a source sidecar. */
+  readonly unarmedSource?: boolean;
   /** The source QEMU closes as soon as it wrote everything, as one that is cancelled does. */
   readonly closeAfterWriting?: boolean;
   readonly timeoutMs?: number;
@@ -184,7 +186,8 @@ export async function runPipeline(options: PipelineOptions): Promise<PipelineOut
   const origin: Socket[] = [];
   const closed: Promise<void>[] = [];
   for (let i = 0; i < options.streams.length; i++) {
-    const socket = connect({ path: at('source.sock'), allowHalfOpen: true });
+    const path = at(options.unarmedSource === true ? 'target.sock' : 'source.sock');
+    const socket = connect({ path, allowHalfOpen: true });
     origin.push(socket);
     await new Promise<void>((resolve, reject) => socket.once('connect', resolve).once('error', reject));
     if (i === 0) socket.on('data', (bytes: Buffer) => answered.push(bytes));

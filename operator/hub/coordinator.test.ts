@@ -154,6 +154,19 @@ describe('coordinator', () => {
     expect(types(again)).toEqual(['arm']);
   });
 
+  it('begins anew with another key when a pod turns out not to be of the migration', () => {
+    const [a, b, c] = [session('pod-a'), session('pod-b'), session('pod-c')];
+    for (const one of [a, b, c]) coordinator.onSession(one);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-c' });
+    expect(types(b)).toEqual(['arm', 'disarm']);
+    expect(types(c)).toEqual(['arm']);
+    const keys = a.sent.flatMap((message) => (message.type === 'arm' ? message.sessionKey : []));
+    expect(new Set(keys).size).toBe(2);
+    coordinator.onMessage(b, says('armed', 'target'));
+    expect(b.closedWith).toHaveLength(1);
+  });
+
   it('arms nobody for a migration that is over, but takes its results', () => {
     const a = session('pod-a');
     coordinator.onSession(a);

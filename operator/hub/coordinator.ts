@@ -91,6 +91,11 @@ export class Coordinator implements HubListener {
   /** Begins, or goes on with, the coordination of a migration. */
   coordinate(order: CoordinationOrder): void {
     let running = this.#running.get(order.migrationUid);
+    if (running !== undefined && hasOtherPods(running, order)) {
+      // A pod that had the key is not of this migration any longer: everything anew, with another key.
+      this.#drop(running);
+      running = undefined;
+    }
     if (running === undefined) {
       const { sourcePodUid: _source, targetPodUid: _target, over = false, ...plan } = order;
       const sessionKey = randomBytes(SESSION_KEY_BYTES).toString('base64');
@@ -133,12 +138,17 @@ export class Coordinator implements HubListener {
   recorded(migrationUid: string): void {
     const running = this.#running.get(migrationUid);
     if (running === undefined) return;
-    // A side that is armed for nothing gets its socket back.
+    this.#drop(running);
+    for (const podUid of podsOf(running))
+      this.#sessions.get(podUid)?.send({ type: 'recorded', migrationUid });
+  }
+
+  /** A side that is armed for nothing gets its socket back. */
+  #drop(running: Running): void {
+    const { migrationUid } = running.order;
     this.giveUp(migrationUid, 'MigrationOver', '');
     this.#running.delete(migrationUid);
-    for (const podUid of [running.order.sourcePodUid, running.order.targetPodUid]) {
-      if (podUid === undefined) continue;
-      this.#sessions.get(podUid)?.send({ type: 'recorded', migrationUid });
+    for (const podUid of podsOf(running)) {
       const migrations = this.#byPod.get(podUid);
       migrations?.delete(migrationUid);
       if (migrations?.size === 0) this.#byPod.delete(podUid);
@@ -275,4 +285,15 @@ export class Coordinator implements HubListener {
 function roleOf(running: Running, podUid: string): Role | undefined {
   if (running.order.sourcePodUid === podUid) return 'source';
   return running.order.targetPodUid === podUid ? 'target' : undefined;
+}
+
+function podsOf({ order }: Running): string[] {
+  return order.targetPodUid === undefined ? [order.sourcePodUid] : [order.sourcePodUid, order.targetPodUid];
+}
+
+/** Before GO, and as long as nothing was decided: a pod with the key is not the one that is wanted now. */
+function hasOtherPods({ order, state }: Running, wanted: CoordinationOrder): boolean {
+  if (state.go || state.given !== undefined) return false;
+  if (order.sourcePodUid !== wanted.sourcePodUid) return true;
+  return order.targetPodUid !== undefined && order.targetPodUid !== wanted.targetPodUid;
 }

@@ -6,7 +6,7 @@ function run(rate: LinkRate, fromMs: number, ms: number, bytesPerMs: number, que
   rate.sent(queue);
   for (let t = fromMs; t < fromMs + ms; t += 5) {
     rate.sent(bytesPerMs * 5);
-    rate.acknowledged(bytesPerMs * 5, t + 5);
+    rate.arrived(bytesPerMs * 5, t + 5);
   }
   return fromMs + ms;
 }
@@ -30,11 +30,11 @@ describe('LinkRate', () => {
   it('takes an idle link only as a lower bound', () => {
     const rate = new LinkRate();
     const at = run(rate, 0, 1000, 25_000, 1_000_000);
-    for (let t = at + 5; rate.outstandingBytes > 0; t += 5) rate.acknowledged(125_000, t);
+    for (let t = at + 5; rate.underWayBytes > 0; t += 5) rate.arrived(125_000, t);
     const learned = rate.bytesPerSecond;
     for (let t = at + 50; t < at + 2000; t += 10) {
       rate.sent(100);
-      rate.acknowledged(100, t);
+      rate.arrived(100, t);
     }
     expect(rate.idle).toBe(true);
     expect(rate.bytesPerSecond).toBe(learned);

@@ -1,9 +1,13 @@
-// What the link carries, learned from acknowledgements. An idle link shows no capacity, so only stretches in which
-// something was always outstanding count as evidence; without evidence the estimate decays slowly towards what is seen.
+// What the link carries, learned from when bytes arrive at the target sidecar (a PONG for the PING behind them), not from
+// when they are acknowledged: that waits for the NAS and for QEMU too. An idle link shows no capacity, so only stretches in
+// which something was always under way count as evidence of the rate; others only show that the link carries at least that.
 // Pure: time comes in as an argument, in milliseconds.
 
 /** Evidence is gathered over stretches of this length. */
 const WINDOW_MS = 100;
+
+/** What the kernel and the proxies take in at once says nothing of the link. */
+const MIN_BUSY_BYTES = 64 * 1024;
 
 /** Weight of a new window against the running estimate. */
 const GAIN = 0.3;
@@ -12,7 +16,7 @@ export class LinkRate {
   #bytesPerSecond = 0;
   #windowStartMs: number | undefined;
   #windowBytes = 0;
-  #outstandingBytes = 0;
+  #underWayBytes = 0;
   #idleInWindow = true;
   #seededBytesPerSecond: number;
 
@@ -21,9 +25,9 @@ export class LinkRate {
     this.#seededBytesPerSecond = configuredBytesPerSecond;
   }
 
-  /** Link bytes sent and not acknowledged yet. */
-  get outstandingBytes(): number {
-    return this.#outstandingBytes;
+  /** Link bytes sent that did not arrive yet. */
+  get underWayBytes(): number {
+    return this.#underWayBytes;
   }
 
   /** Bytes per second, 0 when unknown. */
@@ -38,17 +42,17 @@ export class LinkRate {
   #lastWindowIdle = true;
 
   sent(linkBytes: number): void {
-    this.#outstandingBytes += linkBytes;
+    this.#underWayBytes += linkBytes;
   }
 
-  /** @param linkBytes link bytes of the batches that this acknowledgement covers. */
-  acknowledged(linkBytes: number, nowMs: number): void {
+  /** `linkBytes` more have arrived. */
+  arrived(linkBytes: number, nowMs: number): void {
     this.#windowStartMs ??= nowMs;
-    this.#outstandingBytes = Math.max(0, this.#outstandingBytes - linkBytes);
+    this.#underWayBytes = Math.max(0, this.#underWayBytes - linkBytes);
     this.#windowBytes += linkBytes;
-    // With less outstanding than one window's worth of what is known, the sender, not the link, was the limit.
-    const busyBytes = (this.bytesPerSecond * WINDOW_MS) / 1000 / 16;
-    if (this.#outstandingBytes <= busyBytes) this.#idleInWindow = true;
+    // With less under way than a fraction of what is known to fit into a window, the sender, not the link, was the limit.
+    const busyBytes = Math.max(MIN_BUSY_BYTES, (this.bytesPerSecond * WINDOW_MS) / 1000 / 16);
+    if (this.#underWayBytes <= busyBytes) this.#idleInWindow = true;
     this.#close(nowMs);
   }
 
@@ -65,6 +69,6 @@ export class LinkRate {
     } else if (seen > this.bytesPerSecond) this.#bytesPerSecond = seen;
     this.#windowStartMs = nowMs;
     this.#windowBytes = 0;
-    this.#idleInWindow = this.#outstandingBytes === 0;
+    this.#idleInWindow = this.#underWayBytes === 0;
   }
 }

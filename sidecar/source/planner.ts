@@ -1,10 +1,11 @@
-// Decides for each page of a batch: reference to a block of a volume, or literal. The NAS and the link work side by side,
-// so a page goes to the pipe that would finish it sooner; within 10 % of each other the one that saves link bytes wins.
+// Decides for each page of a batch: reference to a block of a volume, or literal. A NAS that is at least as fast as the link
+// carries compressed pages gets every page it has, for link bytes are what is scarce. With a slower one both work side by
+// side, and a page goes to the pipe that finishes it sooner (docs/adr/0003).
 
 import { LITERAL_PAGE } from '../link/batch-encoder.ts';
 import { PAGE_BYTES } from '../stream/page-sink.ts';
 
-/** A literal must beat a reference by this factor before link bytes are spent on it. */
+/** With a slow NAS, a literal must beat a reference by this factor before link bytes are spent on it. */
 const REFERENCE_PREFERENCE = 1.1;
 
 /** Queues shorter than this are noise: both pipes count as free. */
@@ -74,7 +75,7 @@ export class Planner {
     const linkRate = pipes.linkBytesPerSecond * Math.max(1, pipes.literalRatio);
     let linkSeconds = pipes.linkBytesPerSecond > 0 ? pipes.linkQueuedBytes / pipes.linkBytesPerSecond : 0;
     let nasSeconds = pipes.nasBytesPerSecond > 0 ? pipes.nasQueuedBytes / pipes.nasBytesPerSecond : 0;
-    const weigh = pipes.nasBytesPerSecond > 0 && linkRate > 0;
+    const weigh = pipes.nasBytesPerSecond > 0 && pipes.nasBytesPerSecond < linkRate;
     let expectedVolume = 0;
     let expectedBlock = 0;
     for (let i = 0; i < pageCount; i++) {

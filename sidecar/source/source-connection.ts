@@ -43,7 +43,13 @@ import {
   randomHello,
   verifyTargetHello,
 } from '../link/hello.ts';
-import { LinkError, LinkPeerAbortError, LinkSilentError } from '../link/link-errors.ts';
+import {
+  LinkBadFrameError,
+  LinkBadResendError,
+  LinkError,
+  LinkPeerAbortError,
+  LinkSilentError,
+} from '../link/link-errors.ts';
 import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
 import { differingPages } from '../link/page-digest.ts';
 import { PatchEncoder } from '../link/patch-body.ts';
@@ -91,7 +97,6 @@ interface WaitingBatch extends PageHashes {
 interface KeptBatch {
   readonly number: number;
   readonly batch: StreamBatch;
-  readonly linkBytes: number;
   /** Per page LITERAL_PAGE or volume, and block; undefined when nothing was referenced. */
   readonly volumes: Uint16Array | undefined;
   readonly blocks: Uint32Array | undefined;
@@ -141,6 +146,11 @@ export class SourceConnection implements PageSink {
   #sentBytes = 0;
   #creditLimit = INITIAL_CREDIT_BYTES;
   #outstandingBytes = 0;
+  /** PINGs that wait for their PONG: as many as batches are under way, which credit bounds. */
+  readonly #pings: { readonly micros: number; readonly linkSentBytes: number }[] = [];
+  #lastPingMicros = 0;
+  #linkSentBytes = 0;
+  #linkArrivedBytes = 0;
   readonly #differing = new Uint32Array(MAX_BATCH_PAGES);
 
   constructor(migration: SourceMigration, ordinal: number, qemu: Socket) {
@@ -573,7 +583,6 @@ export class SourceConnection implements PageSink {
     this.#kept.set(number, {
       number,
       batch,
-      linkBytes: encoded.frameBytes,
       volumes: references > 0 ? plan.volumes.slice(0, batch.pageCount) : undefined,
       blocks: references > 0 ? plan.blocks.slice(0, batch.pageCount) : undefined,
       references,
@@ -583,7 +592,6 @@ export class SourceConnection implements PageSink {
     this.#outstandingBytes += batch.bytes.length;
     migration.windowBytes += batch.bytes.length;
     migration.nasQueuedBytes += references * PAGE_BYTES;
-    migration.linkRate.sent(encoded.frameBytes);
     if (encoded.literalPages > 0)
       migration.countLiterals(encoded.literalPages * PAGE_BYTES, encoded.literalStoredBytes);
     counters.batches += 1;
@@ -591,7 +599,7 @@ export class SourceConnection implements PageSink {
     counters.referencePages += references;
     counters.literalPages += encoded.literalPages;
     counters.declinedPages += plan.declined;
-    this.#writeLink(encoded.parts, () => encoder.release(encoded));
+    this.#writeLink([...encoded.parts, this.#pingAfter(encoded.frameBytes)], () => encoder.release(encoded));
   }
 
   #plan(waiting: WaitingBatch): ReturnType<Planner['plan']> {
@@ -602,7 +610,7 @@ export class SourceConnection implements PageSink {
     const firstReferencable = allowed ? FIRST_LITERAL_BYTES - batch.streamOffset : Number.POSITIVE_INFINITY;
     return (this.#planner as Planner).plan(waiting, batch.pageOffsets, batch.pageCount, firstReferencable, {
       linkBytesPerSecond: migration.linkRate.bytesPerSecond,
-      linkQueuedBytes: migration.linkRate.outstandingBytes,
+      linkQueuedBytes: migration.linkRate.underWayBytes,
       literalRatio: migration.literalRatio,
       nasBytesPerSecond: migration.nasBytesPerSecond,
       nasQueuedBytes: migration.nasQueuedBytes,
@@ -694,11 +702,18 @@ export class SourceConnection implements PageSink {
         this.#writeLink([pongFrame(frame.clockMicros)]);
         return;
       case FRAME_PONG:
+        this.#onPong(frame.clockMicros);
         return;
       case FRAME_ABORT:
         this.fail(new LinkPeerAbortError(frame.code, frame.text));
         return;
       case FRAME_END_ACK:
+        if (!this.#endSent || frame.streamBytes !== this.#streamBytes || this.#kept.size > 0) {
+          throw new LinkBadFrameError(
+            'END_ACK',
+            `${frame.streamBytes} stream bytes, ${this.#streamBytes} were sent and ${this.#kept.size} batches are open`,
+          );
+        }
         this.#endAcknowledged = true;
         clearInterval(this.#keepAliveTimer);
         // The target closes first; a target that does not is closed on.
@@ -707,6 +722,26 @@ export class SourceConnection implements PageSink {
     }
   }
   #endAcknowledged = false;
+
+  /** A PING to follow `linkBytes` that are about to be written: its PONG tells when they arrived. */
+  #pingAfter(linkBytes: number): Buffer {
+    this.#linkSentBytes += linkBytes;
+    this.#migration.linkRate.sent(linkBytes);
+    const micros = Math.max(this.#lastPingMicros + 1, Math.round(this.#migration.options.now() * 1000));
+    this.#lastPingMicros = micros;
+    this.#pings.push({ micros, linkSentBytes: this.#linkSentBytes });
+    return pingFrame(micros);
+  }
+
+  /** PONGs come in the order of the PINGs; one that answers none of them is ignored. */
+  #onPong(micros: number): void {
+    while (this.#pings[0] !== undefined && this.#pings[0].micros <= micros) {
+      const { linkSentBytes } = this.#pings.shift() as { linkSentBytes: number };
+      const arrived = linkSentBytes - this.#linkArrivedBytes;
+      this.#linkArrivedBytes = linkSentBytes;
+      this.#migration.arrived(arrived);
+    }
+  }
 
   #onReturn(bytes: Uint8Array): void {
     if (this.#qemu.destroyed || this.#qemu.writableEnded) return;
@@ -720,28 +755,32 @@ export class SourceConnection implements PageSink {
 
   #onAck(frame: AckFrame): void {
     const migration = this.#migration;
-    let linkBytes = 0;
+    // Throws when the target counts batches that were never sent, before that count is believed.
+    this.#sealer?.settle(frame.deliveredBatches);
     for (; this.#delivered < frame.deliveredBatches; this.#delivered++) {
       const kept = this.#kept.get(this.#delivered);
       if (kept === undefined) continue;
       this.#kept.delete(this.#delivered);
-      linkBytes += kept.linkBytes;
       this.#outstandingBytes -= kept.batch.bytes.length;
       migration.windowBytes -= kept.batch.bytes.length;
       migration.nasQueuedBytes -= kept.references * PAGE_BYTES;
       if (kept.references > 0) migration.throttle.record(kept.attempt > 0, migration.options.now());
       migration.pool.give(kept.batch.bytes);
     }
-    this.#sealer?.settle(this.#delivered);
     this.#creditLimit = Math.max(this.#creditLimit, frame.creditLimit);
     if (frame.nasBytesPerSecond > 0) migration.nasBytesPerSecond = frame.nasBytesPerSecond;
     this.#sendQueued();
-    migration.acknowledged(linkBytes);
+    migration.regulate();
   }
 
   #onResend(frame: ResendFrame): void {
     const kept = this.#kept.get(frame.number);
-    if (kept === undefined) return;
+    if (kept === undefined || frame.pageCount !== kept.batch.pageCount) {
+      throw new LinkBadResendError(
+        frame.number,
+        `no open batch with that number has ${frame.pageCount} pages`,
+      );
+    }
     const migration = this.#migration;
     const { bytes, pageOffsets, pageCount } = kept.batch;
     kept.attempt = frame.attempt;
@@ -774,7 +813,7 @@ export class SourceConnection implements PageSink {
     migration.counters.resentBatches += 1;
     migration.counters.resentPages += count;
     migration.counters.linkBytes += patch.frameBytes;
-    this.#writeLink(patch.parts);
+    this.#writeLink([...patch.parts, this.#pingAfter(patch.frameBytes)]);
   }
 
   /** The first `count` entries of #differing were rebuilt wrongly: their blocks are not what the index believed. */
@@ -803,7 +842,7 @@ export class SourceConnection implements PageSink {
         silentMs: Math.round(silentMs),
       });
     }
-    this.#writeLink([pingFrame(Math.round(this.#migration.options.now() * 1000))]);
+    this.#writeLink([this.#pingAfter(0)]);
   }
 
   #onLinkClose(): void {

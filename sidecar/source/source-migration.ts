@@ -178,10 +178,10 @@ export class SourceMigration {
     return Math.min(BULK_WINDOW_BYTES, Math.max(MIN_WINDOW_BYTES, (link * DECISION_WINDOW_MS) / 1000));
   }
 
-  /** An acknowledgement came: rates are learned anew and every connection looks again whether it may read. */
-  acknowledged(linkBytes: number): void {
+  /** Link bytes arrived at the target sidecar: what the link carries is learned anew. */
+  arrived(linkBytes: number): void {
     const nowMs = this.options.now();
-    this.linkRate.acknowledged(linkBytes, nowMs);
+    this.linkRate.arrived(linkBytes, nowMs);
     this.pace.learn(
       this.linkRate.bytesPerSecond,
       this.literalRatio,
@@ -189,7 +189,6 @@ export class SourceMigration {
       nowMs - this.#lastLearnMs,
     );
     this.#lastLearnMs = nowMs;
-    this.regulate();
   }
 
   /** Something that gates reading changed. */

@@ -29,7 +29,6 @@ import {
   INITIAL_CREDIT_BYTES,
   LATE_AFTER_MS,
   MAX_ATTEMPT,
-  type Mode,
   type PatchFrame,
   PING_INTERVAL_MS,
   RESEND_NAS_DEADLINE,
@@ -51,6 +50,7 @@ import {
 import {
   agree,
   answerHello,
+  classifyOpening,
   decodeHello,
   type Hello,
   migrationIdFromUid,
@@ -64,6 +64,8 @@ import { PatchDecoder } from '../link/patch-body.ts';
 import type { BlockRun, ReadOutcome } from '../nas/block-reader.ts';
 import { endLingering, relayRaw } from '../raw-relay.ts';
 import type { TargetMigration } from './target-migration.ts';
+
+const NO_BYTES = Buffer.alloc(0);
 
 /** How a batch stands on its way to QEMU. */
 type Progress = 'reading' | 'asked' | 'proven';
@@ -81,6 +83,8 @@ export class TargetConnection {
   readonly #migration: TargetMigration;
   readonly #link: Socket;
   #qemu: Socket | undefined;
+  /** First bytes, until it is clear whose they are. */
+  #opening: Buffer | undefined = NO_BYTES;
   #state: State = 'greeting';
   readonly #reader: FrameReader<'target'>;
   readonly #helloTimer: NodeJS.Timeout;
@@ -129,7 +133,38 @@ export class TargetConnection {
     this.#lastHeardMs = this.#migration.options.now();
     this.#late = false;
     this.#migration.counters.linkBytes += bytes.length;
-    this.#guard(() => this.#reader.push(bytes));
+    if (this.#opening === undefined) this.#guard(() => this.#reader.push(bytes));
+    else this.#onOpeningBytes(bytes);
+  }
+
+  /** An armed target still meets connections that are not from an armed source: those are QEMU's, and go on raw. */
+  #onOpeningBytes(bytes: Buffer): void {
+    const first = Buffer.concat([this.#opening ?? NO_BYTES, bytes]);
+    const opening = classifyOpening(first);
+    if (opening === 'undecided') {
+      this.#opening = first;
+      return;
+    }
+    this.#opening = undefined;
+    if (opening === 'hello') {
+      this.#guard(() => this.#reader.push(first));
+      return;
+    }
+    clearTimeout(this.#helloTimer);
+    this.#migration.options.log('connection without HELLO relayed raw', { firstByte: first[0] });
+    this.#reach((qemu) => this.#goRaw(qemu, first));
+  }
+
+  /** Connects to QEMU and goes on; nothing more is read from the link meanwhile. */
+  #reach(then: (qemu: Socket) => void): void {
+    this.#link.pause();
+    this.#migration.options.dial().then(
+      (qemu) => {
+        if (this.#isClosed()) qemu.destroy();
+        else this.#guard(() => then(qemu));
+      },
+      (error: Error) => this.fail(new DestinationQemuGoneError('before it was reached', error)),
+    );
   }
 
   /** Runs one step of this connection; whatever it throws ends the connection, never the process. */
@@ -169,9 +204,10 @@ export class TargetConnection {
 
   #onHello(hello: Hello): void {
     clearTimeout(this.#helloTimer);
-    const { migrationId, sessionKey, volumes, dial } = this.#migration.options;
+    const { migrationId, sessionKey, volumes } = this.#migration.options;
     const proofKey = deriveProofKey(sessionKey);
     verifySourceHello(hello, proofKey, { migrationId: migrationIdFromUid(migrationId) });
+    this.#migration.greet(hello.ordinal);
     this.#readerVolumes = hello.volumes.map((wanted) =>
       volumes.findIndex((own) => own.name === wanted.name && own.sizeBytes >= wanted.sizeBytes),
     );
@@ -192,22 +228,12 @@ export class TargetConnection {
     }
     // QEMU's receiver accepts in order and spins until a connection's first bytes come: the answer goes out, and with it
     // the next connection, only when this one has its place in QEMU's queue.
-    this.#link.pause();
-    dial().then(
-      (qemu) => this.#guard(() => this.#onQemuReached(qemu, body, agreement.mode)),
-      (error: Error) => this.fail(new DestinationQemuGoneError('before it was reached', error)),
-    );
-  }
-
-  #onQemuReached(qemu: Socket, answer: Uint8Array, mode: Mode): void {
-    if (this.#isClosed()) {
-      qemu.destroy();
-      return;
-    }
-    this.#qemu = qemu;
-    for (const part of helloFrame(answer)) this.#write(part);
-    if (mode === 'raw') this.#goRaw(qemu);
-    else this.#goFramed(qemu);
+    this.#reach((qemu) => {
+      this.#qemu = qemu;
+      for (const part of helloFrame(body)) this.#write(part);
+      if (agreement.mode === 'raw') this.#goRaw(qemu, this.#reader.takeRest());
+      else this.#goFramed(qemu);
+    });
   }
 
   #isClosed(): boolean {
@@ -230,9 +256,11 @@ export class TargetConnection {
     this.#link.resume();
   }
 
-  #goRaw(qemu: Socket): void {
+  /** @param early bytes of QEMU's that were read already. */
+  #goRaw(qemu: Socket, early: Uint8Array): void {
     this.#state = 'raw';
-    const early = this.#reader.takeRest();
+    this.#qemu = qemu;
+    this.#migration.counters.streamBytes += early.length;
     if (early.length > 0) qemu.write(early);
     this.#link
       .removeAllListeners('data')
@@ -328,7 +356,8 @@ export class TargetConnection {
       this.#hand();
       return;
     }
-    if (attempt >= MAX_ATTEMPT) {
+    // A batch without pages has nothing to send again.
+    if (attempt >= MAX_ATTEMPT || decoded.pageCount === 0) {
       this.fail(new LinkTagError(decoded.number, attempt));
       return;
     }

@@ -4,6 +4,7 @@
 import type { Socket } from 'node:net';
 import type { BlockIndex } from '../index/block-index.ts';
 import type { PageHasher } from '../index/page-hash.ts';
+import { LinkBadHelloError } from '../link/link-errors.ts';
 import type { BlockReader } from '../nas/block-reader.ts';
 import { RebuildBuffers } from './rebuild-buffers.ts';
 import { TargetConnection } from './target-connection.ts';
@@ -50,6 +51,7 @@ export class TargetMigration {
   };
   failure: Error | undefined;
   readonly #connections = new Set<TargetConnection>();
+  readonly #ordinals = new Set<number>();
   #accepted = 0;
 
   constructor(options: TargetMigrationOptions) {
@@ -69,6 +71,12 @@ export class TargetMigration {
   accept(link: Socket): void {
     this.#accepted += 1;
     this.#connections.add(new TargetConnection(this, link));
+  }
+
+  /** A verified HELLO came. Each ordinal has keys of its own, so one that comes twice would use a nonce twice. */
+  greet(ordinal: number): void {
+    if (this.#ordinals.has(ordinal)) throw new LinkBadHelloError(`connection ${ordinal} was opened already`);
+    this.#ordinals.add(ordinal);
   }
 
   /** Bytes that one connection may have waiting beyond what QEMU took. */

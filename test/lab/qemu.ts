@@ -6,7 +6,7 @@ import { rm } from 'node:fs/promises';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { QmpClient, QmpClosedError, type QmpEvent } from './qmp.ts';
-import { type QemuGuestOptions, qemuCommand } from './qemu-arguments.ts';
+import { type QemuGuestOptions, qemuArguments } from './qemu-arguments.ts';
 
 /** What of a node's process this file needs; NodeProcess has it. */
 export interface QemuProcess {
@@ -141,7 +141,7 @@ export class Qemu {
     await rm(options.qmpSocketPath, { force: true });
     const process = await host.spawn({
       name: options.name ?? 'qemu',
-      argv: qemuCommand(options),
+      argv: ['qemu-system-x86_64', ...qemuArguments(options)],
       root: options.root,
       ...(options.user ? { user: options.user } : {}),
     });

@@ -18,7 +18,7 @@ try {
   await copyDisk(state, diskPath);
   lap('disk copied');
   const place = (x: string) => ({ name: `qemu${x}`, diskPath, networkSocketPath: node.file('net' + x), qmpSocketPath: node.file('qmp' + x), serialLogPath: node.file('serial' + x) });
-  const a = await Qemu.start(node, guestOptions(state, place('A'), { kind: 'state', path: state.statePath }));
+  const a = await Qemu.start(node, guestOptions(state, place('A'), { kind: 'state' }));
   lap('loaded');
   await a.cont();
   await observer.waitForNext(10000);

@@ -106,9 +106,15 @@ export async function copyDisk(state: WarmState, path: string): Promise<void> {
   await runCommand(['cp', '--sparse=always', state.diskTemplatePath, path]);
 }
 
-/** QEMU's options for starting this guest (`{ kind: 'state', path: state.statePath }`) or receiving it (`incoming`). */
-export function guestOptions(state: WarmState, place: GuestPlace, start: QemuStart): QemuStartOptions {
-  return { ...place, ...machineOptions(state), start };
+/** QEMU's options for starting this guest from its saved state, or for receiving it. */
+export function guestOptions(
+  state: WarmState,
+  place: GuestPlace,
+  start: { kind: 'state' } | { kind: 'incoming' },
+): QemuStartOptions {
+  const from: QemuStart =
+    start.kind === 'state' ? { kind: 'state', path: state.statePath, savedBy: state.qemuVersion } : { kind: 'incoming' };
+  return { ...place, ...machineOptions(state), start: from };
 }
 
 interface SavedFacts {

@@ -15,11 +15,14 @@ const COMMAND_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 5_000;
 
 /**
- * Arguments: template, directory for the scratch mount, then `ro|rw <from> <to>` for every bind, `--`, and the
- * program. Runs in the new mount and pid namespaces and becomes the program, which so is process 1.
+ * Arguments: template, directory for the scratch mount, host name, uid; then `ro|rw <from> <to>` for every bind,
+ * `dev <path> -` for every device, `--`, and the program. Runs in the new namespaces and becomes the program, which so
+ * is process 1. Names are looked up in /etc/hosts alone: libvirt asks for its own host's, and a resolver that waits for
+ * an answer from nowhere would be ten seconds of downtime.
  */
 const CONTAINER_SCRIPT = `
-template=$1 base=$2; shift 2
+template=$1 base=$2 name=$3 uid=$4; shift 4
+hostname "$name"
 mount -t tmpfs -o mode=755 scratch "$base"
 mkdir "$base/upper" "$base/work" "$base/root"
 root=$base/root
@@ -36,8 +39,18 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
 mount -t tmpfs -o mode=755 run "$root/run"
+echo "127.0.0.1 localhost $name" > "$root/etc/hosts"
+echo 'hosts: files' > "$root/etc/nsswitch.conf"
+echo 'passwd: files' >> "$root/etc/nsswitch.conf"
+echo 'group: files' >> "$root/etc/nsswitch.conf"
+rm -f "$root/etc/resolv.conf"
 while [ "$1" != -- ]; do
   mode=$1 from=$2 to=$root$3; shift 3
+  if [ "$mode" = dev ]; then
+    mknod "$root$from" c $(stat -c '0x%t 0x%T' "$from")
+    chown "$uid" "$root$from"
+    continue
+  fi
   if [ -d "$from" ]; then mkdir -p "$to"; else mkdir -p "\${to%/*}"; : > "$to"; fi
   mount --bind "$from" "$to"
   [ "$mode" = rw ] || mount -o remount,bind,ro "$to"
@@ -65,6 +78,8 @@ export interface ContainerOptions {
   /** An empty directory on the node to mount the container's root at. */
   readonly mountPoint: string;
   readonly binds: readonly Bind[];
+  /** Character devices beyond the usual ones, given to the container's user. */
+  readonly devices?: readonly string[];
   /** A network namespace of its own, or that of the container whose process 1 is given (containers of one pod). */
   readonly network: 'own' | { readonly sharedWithPid: number };
   readonly user: { readonly uid: number; readonly gid: number };
@@ -103,10 +118,12 @@ export class Container {
     const { node, network } = options;
     const line: string[] = [];
     if (network !== 'own') line.push('nsenter', `--net=/proc/${network.sharedWithPid}/ns/net`);
-    line.push('unshare', '--mount', '--propagation', 'private', '--pid', '--fork', '--kill-child');
+    line.push('unshare', '--mount', '--propagation', 'private', '--uts', '--pid', '--fork', '--kill-child');
     if (network === 'own') line.push('--net');
     line.push('sh', '-ec', CONTAINER_SCRIPT, 'sh', options.template, options.mountPoint);
+    line.push(options.name, String(options.user.uid));
     for (const bind of options.binds) line.push(bind.readOnly ? 'ro' : 'rw', bind.from, bind.to);
+    for (const device of options.devices ?? []) line.push('dev', device, '-');
     line.push('--', ...asUser(options.user, options.env), ...options.argv);
     const process = await node.spawn({
       name: options.name,
@@ -159,7 +176,17 @@ export class Container {
 
   #enter(argv: readonly string[]): string[] {
     return [
-      ...['nsenter', `--target=${this.initPid}`, '--mount', '--net', '--pid', '--root', '--wdns=/', '--'],
+      ...[
+        'nsenter',
+        `--target=${this.initPid}`,
+        '--mount',
+        '--uts',
+        '--net',
+        '--pid',
+        '--root',
+        '--wdns=/',
+        '--',
+      ],
       ...asUser(this.#options.user, this.#options.env),
       ...argv,
     ];

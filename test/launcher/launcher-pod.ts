@@ -144,6 +144,8 @@ export class LauncherPod {
       template: options.template,
       mountPoint: join(directory, 'root'),
       binds,
+      // Post-copy needs it. (virt-handler allows it by a sysctl, which would be the whole machine's.)
+      devices: ['/dev/userfaultfd'],
       network: 'own',
       user: QEMU_OWNER,
       env: {

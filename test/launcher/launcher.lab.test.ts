@@ -3,6 +3,7 @@
 // end of every test that nothing was lost. Needs root, and what the lab needs.
 
 import { mkdir, readdir, stat, truncate, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -11,7 +12,7 @@ import { GuestObserver } from '../lab/guest-observer.ts';
 import { runCommand } from '../lab/run-command.ts';
 import type { Container } from './container.ts';
 import { GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
-import { LauncherLab } from './launcher-lab.ts';
+import { HUB_PORT, LauncherLab } from './launcher-lab.ts';
 import { type LauncherPod, podDiskPath, SOCKET_DIRECTORY } from './launcher-pod.ts';
 import { LiveMigration, type MigrationFlags, type MigrationResult } from './live-migration.ts';
 import { RelayControl, type Relayed } from './relay-news.ts';
@@ -149,6 +150,19 @@ describe('libvirt between launcher pods', () => {
     await expectMoved(result, target);
   });
 
+  it('lets a sidecar reach the hub through its node', async () => {
+    const socket = join(lab.lab.run.path, 'hub.sock');
+    const hub = createServer((connection) => connection.end('hello from the hub'));
+    await new Promise<void>((resolve) => hub.listen(socket, () => resolve()));
+    await lab.exposeHub(socket);
+    const script = `require('node:net').connect(${HUB_PORT}, '${home.gateway}').on('data', (d) => console.log(d + ' said'))`;
+    const container = await home.startSidecar({ nodeArguments: ['-e', script] });
+    const [, said] = await container.process.waitForOutput(/^(.*) said$/m, 10_000);
+    expect(said).toBe('hello from the hub');
+    await container.stop();
+    hub.close();
+  });
+
   it('gives a sidecar what the injected container has, and no more', async () => {
     const script = `
       const fs = require('node:fs');
@@ -276,6 +290,45 @@ describe('the interposer in a migration', () => {
   });
 });
 
+describe('what the interposer does not understand', () => {
+  it('passes post-copy on: the main connection, and the one that has no magic', async () => {
+    const target = await nextPod();
+    const [source, destination] = [await addSidecar(home), await addSidecar(target)];
+    const migration = migrationTo(target, { channels: 0, postCopy: true, bandwidthMib: SLOW_MIB });
+    const { migrationUid } = migration;
+    await source.control.arm(migrationUid, 'source');
+    await destination.control.arm(migrationUid, 'target');
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    const performing = migration.perform();
+    await inMidStream(destination.control, 1);
+    await migration.switchToPostCopy();
+    const result = await performing;
+    await migration.finish();
+    await source.control.end(migrationUid);
+    await destination.control.end(migrationUid);
+    expect(source.control.relayed(migrationUid)).toHaveLength(2);
+    await expectMoved(result, target);
+  });
+
+  it('passes multifd zstd on', async () => {
+    const target = await nextPod();
+    const [source, destination] = [await addSidecar(home), await addSidecar(target)];
+    const migration = migrationTo(target, { zstd: true });
+    const { migrationUid } = migration;
+    await source.control.arm(migrationUid, 'source');
+    await destination.control.arm(migrationUid, 'target');
+    await migration.prepareTarget();
+    await migration.prepareSource();
+    const result = await migration.perform();
+    await migration.finish();
+    await source.control.end(migrationUid);
+    await destination.control.end(migrationUid);
+    expect(source.control.relayed(migrationUid)).toHaveLength(9);
+    await expectMoved(result, target);
+  });
+});
+
 describe('what goes wrong', () => {
   it('leaves the VM where it is when the migration is cancelled, and a second one succeeds', async () => {
     const target = await nextPod();
@@ -366,10 +419,10 @@ describe('what goes wrong', () => {
 });
 
 /** Resolves when the connections are there and some of the guest's memory is under way. */
-async function inMidStream(control: RelayControl): Promise<void> {
+async function inMidStream(control: RelayControl, connections = 9): Promise<void> {
   await expect
     .poll(() => control.news.filter(({ kind }) => kind === 'connected').length, { timeout: 20_000 })
-    .toBe(9);
+    .toBe(connections);
   await sleep(500);
 }
 

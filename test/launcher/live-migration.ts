@@ -107,7 +107,9 @@ export class LiveMigration {
       error = failure.output.trim() || failure.message;
     }
     const elapsedMs = performance.now() - startedMs;
-    const info = await source.pod.virsh(['domjobinfo', domain, '--completed']).catch(() => '');
+    const info = await source.pod
+      .virsh(['domjobinfo', domain, '--completed', '--keep-completed'])
+      .catch(() => '');
     return { succeeded: error === '', error, elapsedMs, job: parseJobInfo(info) };
   }
 

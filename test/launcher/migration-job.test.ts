@@ -5,34 +5,35 @@ import { parseJobInfo } from './migration-job.ts';
 
 const COMPLETED = `Job type:         Completed   
 Operation:        Outgoing migration
-Time elapsed:     1456         ms
-Time elapsed w/o network: 1455         ms
-Data processed:   135.577 MiB
+Time elapsed:     2233         ms
+Time elapsed w/o network: 2181         ms
+Data processed:   116.561 MiB
 Data remaining:   0.000 B
 Data total:       256.508 MiB
-Memory processed: 135.577 MiB
+Memory processed: 116.561 MiB
 Memory remaining: 0.000 B
 Memory total:     256.508 MiB
-Memory bandwidth: 112.250 MiB/s
+Memory bandwidth: 126.285 MiB/s
 Dirty rate:       0            pages/s
 Page size:        4096         bytes
 Iteration:        3           
 Postcopy requests: 0           
-Constant pages:   31212       
-Normal pages:     34530       
-Normal data:      134.883 MiB
-Total downtime:   158          ms
-Downtime w/o network: 157          ms
-Setup time:       7            ms
+Constant pages:   36216       
+Normal pages:     29610       
+Normal data:      115.664 MiB
+Total downtime:   346          ms
+Downtime w/o network: 294          ms
+Setup time:       12           ms
+
 `;
 
 describe('parseJobInfo', () => {
   it('reads the account of a migration', () => {
     expect(parseJobInfo(COMPLETED)).toEqual({
       type: 'Completed',
-      elapsedMs: 1456,
-      downtimeMs: 158,
-      memoryProcessedBytes: Math.round(135.577 * 1024 * 1024),
+      elapsedMs: 2233,
+      downtimeMs: 346,
+      memoryProcessedBytes: Math.round(116.561 * 1024 * 1024),
       memoryTotalBytes: Math.round(256.508 * 1024 * 1024),
       iterations: 3,
     });

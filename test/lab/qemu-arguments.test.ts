@@ -1,0 +1,59 @@
+import { describe, expect, it } from 'vitest';
+import { type QemuGuestOptions, qemuArguments } from './qemu-arguments.ts';
+
+const BASE: QemuGuestOptions = {
+  kernelPath: '/g/vmlinuz',
+  initrdPath: '/g/initrd',
+  kernelArguments: ['nasmig.read=1'],
+  memoryMiB: 64,
+  diskPath: '/nas/disk.img',
+  networkSocketPath: '/r/net',
+  qmpSocketPath: '/r/qmp',
+  serialLogPath: '/r/serial',
+  start: { kind: 'boot' },
+};
+
+function after(args: string[], option: string): string | undefined {
+  const index = args.indexOf(option);
+  return index < 0 ? undefined : args[index + 1];
+}
+
+describe('qemuArguments', () => {
+  it('emulates by default, with one CPU and no default devices', () => {
+    const args = qemuArguments(BASE);
+    expect(after(args, '-accel')).toBe('tcg,thread=single');
+    expect(after(args, '-cpu')).toBe('qemu64');
+    expect(after(args, '-machine')).toBe('q35');
+    expect(after(args, '-m')).toBe('64');
+    expect(args).toContain('-nodefaults');
+    expect(after(args, '-append')).toMatch(/console=ttyS0 .*nasmig\.read=1$/);
+  });
+
+  it('differs between the sides of a migration only by how QEMU starts', () => {
+    const source = qemuArguments({ ...BASE, start: { kind: 'state', path: '/g/state', savedBy: '10.0.13' } });
+    const target = qemuArguments({ ...BASE, start: { kind: 'incoming' } });
+    expect(source.slice(0, -3)).toEqual(target.slice(0, -2));
+    expect(source.slice(-3)).toEqual(['-S', '-incoming', 'file:/g/state']);
+    expect(target.slice(-2)).toEqual(['-incoming', 'defer']);
+  });
+
+  it.each([
+    ['7.2.22', "exec:cat '/g/state'"],
+    ['8.1.0', "exec:cat '/g/state'"],
+    ['8.2.0', 'file:/g/state'],
+    ['11.1.3', 'file:/g/state'],
+  ])('reads a state as QEMU %s can', (savedBy, uri) => {
+    expect(qemuArguments({ ...BASE, start: { kind: 'state', path: '/g/state', savedBy } }).at(-1)).toBe(uri);
+  });
+
+  it('opens the disk uncached unless told otherwise, and doubles commas in its name', () => {
+    const args = qemuArguments({ ...BASE, diskPath: '/a,b' });
+    expect(after(args, '-blockdev')).toBe('driver=file,node-name=disk-file,filename=/a,,b,cache.direct=on');
+    expect(qemuArguments({ ...BASE, diskDirect: false }).join(' ')).toContain('cache.direct=off');
+  });
+
+  it('leaves out disk and network where there is none', () => {
+    const text = qemuArguments({ ...BASE, diskPath: null, networkSocketPath: null }).join(' ');
+    expect(text).not.toMatch(/blockdev|virtio/);
+  });
+});
