@@ -1,6 +1,7 @@
 // The operator on a real API server, with sidecars that speak the control protocol over real connections; KubeVirt and kubelet
 // are played through the API, QEMU and its streams are not there.
 import { mkdtemp, rm } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { KubeConfig, type V1ConfigMap, type V1Pod } from '@kubernetes/client-node';
@@ -11,6 +12,7 @@ import { ControlPlane } from '../hack/control-plane/control-plane.ts';
 import { installDefinitions } from '../test/control-plane/apply.ts';
 import { FakeSidecar } from '../test/control-plane/fake-sidecar.ts';
 import { KUBEVIRT_USER, KubevirtActor, type Vm } from '../test/control-plane/kubevirt-actor.ts';
+import { operatorAccount } from '../test/control-plane/operator-account.ts';
 import type { MigrationObject } from './controller/snapshot.ts';
 import { ApiClient, isNotFound } from './kubernetes/api-client.ts';
 import { apiVersionOf, resources } from './kubernetes/resources.ts';
@@ -23,7 +25,7 @@ let api: ApiClient;
 let kubevirt: KubevirtActor;
 let operator: Operator | undefined;
 let dir: string;
-let config: KubeConfig;
+let operatorConfig: KubeConfig;
 let serial = 0;
 const sidecars: FakeSidecar[] = [];
 
@@ -46,12 +48,14 @@ const settings: OperatorSettings = {
 beforeAll(async () => {
   dir = await mkdtemp(path.join(tmpdir(), 'nasmig-operator-'));
   plane = await ControlPlane.start({ dir });
-  config = new KubeConfig();
+  const config = new KubeConfig();
   config.loadFromFile(plane.kubeconfig);
   api = new ApiClient(config, { userAgent: 'test' });
   await installDefinitions(api);
   kubevirt = await KubevirtActor.start(plane, api);
   await kubevirt.namespace(settings.namespace);
+  ({ config: operatorConfig } = await operatorAccount(plane, api, settings.namespace));
+  settings.hubPort = await freePort();
   await startOperator();
 }, 180_000);
 
@@ -67,8 +71,17 @@ afterAll(async () => {
   await rm(dir, { recursive: true, force: true });
 });
 
+/** Sidecars dial a new leader where they dialled the old one, so the port must stay. */
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
 async function startOperator(): Promise<void> {
-  operator = await Operator.start(config, settings, pino({ level: settings.logLevel }));
+  operator = await Operator.start(operatorConfig, settings, pino({ level: settings.logLevel }));
   await vi.waitFor(() => expect(operator?.hubPort).toBeDefined(), { timeout: 20_000, interval: 20 });
 }
 
@@ -316,6 +329,71 @@ describe('operator on a real API server', () => {
     target.finish();
     await kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
     expect((await waitForPhase(where, 'Succeeded')).result).toMatchObject({ accelerated: true });
+  });
+
+  it('goes on through a restart of the API server in mid-migration', async () => {
+    const where = await world();
+    const source = await sidecarOf(where.vm.pod);
+    await migrate(where);
+    const vmim = await kubevirt.migrationOf(where.vm);
+    const targetPod = await kubevirt.handOff(where.vm, vmim, 'node-2');
+    const target = await sidecarOf(targetPod);
+    await stream(source, target);
+    await plane.restartApiServer('SIGKILL');
+    source.finish();
+    target.finish();
+    await kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
+    expect((await waitForPhase(where, 'Succeeded')).result).toMatchObject({ accelerated: true });
+  });
+
+  it('lets a second replica take over, and never has two leaders', async () => {
+    const second = await Operator.start(operatorConfig, settings, pino({ level: settings.logLevel }));
+    try {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      expect([operator, second].filter((one) => one?.hubPort !== undefined)).toHaveLength(1);
+      const where = await world();
+      await operator?.stop();
+      operator = second;
+      await vi.waitFor(() => expect(second.hubPort).toBeDefined(), { timeout: 10_000, interval: 20 });
+      const source = await sidecarOf(where.vm.pod);
+      await migrate(where);
+      const vmim = await kubevirt.migrationOf(where.vm);
+      const targetPod = await kubevirt.handOff(where.vm, vmim, 'node-2');
+      const target = await sidecarOf(targetPod);
+      await stream(source, target);
+      source.finish();
+      target.finish();
+      await kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
+      expect((await waitForPhase(where, 'Succeeded')).result).toMatchObject({ accelerated: true });
+    } catch (error) {
+      if (operator !== second) await second.stop();
+      throw error;
+    }
+  });
+
+  it('asks the API server for at most 30 things in a migration', async () => {
+    const where = await world();
+    const source = await sidecarOf(where.vm.pod);
+    const count = async () => {
+      const metric = await operator?.metrics.registry.getSingleMetric('nasmig_api_requests_total')?.get();
+      return metric?.values.reduce((sum, { value }) => sum + value, 0) ?? 0;
+    };
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const before = await count();
+    const startedAt = performance.now();
+    await migrate(where);
+    const vmim = await kubevirt.migrationOf(where.vm);
+    const targetPod = await kubevirt.handOff(where.vm, vmim, 'node-2');
+    const target = await sidecarOf(targetPod);
+    await stream(source, target);
+    await kubevirt.phase(vmim, 'Running');
+    source.finish();
+    target.finish();
+    await kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
+    await waitForPhase(where, 'Succeeded');
+    // Renewing the lease, two requests every 200 ms with this test's settings, is not the migration's.
+    const renewals = ((performance.now() - startedAt) / 200) * 2;
+    expect((await count()) - before - renewals).toBeLessThanOrEqual(30);
   });
 
   it('refuses a token for another audience, one that is bound to no launcher pod, and a name that is not the token’s', async () => {

@@ -34,8 +34,10 @@ export interface Decision {
   requeueAfterMs?: number;
 }
 
-/** After KubeVirt's migration ended, sidecars get this long to tell their results. */
+/** After KubeVirt's migration ended, sidecars get this long to tell their results … */
 const RESULT_WAIT_MS = 5000;
+/** … and this long when they are not connected, as after a change of leader: their longest back-off is 15 s. */
+const RECONNECT_WAIT_MS = 20_000;
 /** With Required and no prepareTimeout, a sidecar that is still connecting is waited for this long. */
 const DEFAULT_REQUIRED_WAIT_MS = 15_000;
 /** A cache that has not seen yet what made this object: an adopted migration is looked for this long. */
@@ -260,7 +262,8 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
     (coordination?.go === true &&
       (coordination.results.source === undefined || coordination.results.target === undefined)) ||
     (coordination === undefined && wasArmed && order !== undefined);
-  const leftMs = collectingSince(snapshot) + RESULT_WAIT_MS - nowMs;
+  const waitMs = snapshot.targetPod?.connected === false ? RECONNECT_WAIT_MS : RESULT_WAIT_MS;
+  const leftMs = collectingSince(snapshot) + waitMs - nowMs;
   if (expected && leftMs > 0) {
     const status = statusWith(snapshot, migration.status.phase ?? 'Migrating', [
       {

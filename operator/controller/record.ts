@@ -53,9 +53,11 @@ export function resultOf(
     migration.status.conditions?.some(({ type, status }) => type === 'Accelerated' && status === 'True') ===
     true;
   const go = coordination?.go === true || wasFramed;
-  const observed = source?.outcome === 'observed';
+  // A source that ended with its pod while no leader was there is spoken for by the target.
+  const told = source ?? target;
+  const observed = told?.outcome === 'observed';
   const accelerated =
-    !observed && (source === undefined ? go && phase === 'Succeeded' : source.outcome === 'accelerated');
+    !observed && (told === undefined ? go && phase === 'Succeeded' : told.outcome === 'accelerated');
   const attempt = observed
     ? 'Observed'
     : accelerated && phase === 'Succeeded'
@@ -64,8 +66,8 @@ export function resultOf(
         ? 'FailedWhileArmed'
         : 'Plain';
   const result: ResultStatus = { accelerated: accelerated && phase === 'Succeeded', attempt };
-  if (!result.accelerated) Object.assign(result, whyNot(snapshot, phase, outcome, source, observed));
-  if (source !== undefined) Object.assign(result, countersOf(source));
+  if (!result.accelerated) Object.assign(result, whyNot(snapshot, phase, outcome, told, observed));
+  if (told !== undefined) Object.assign(result, countersOf(told));
   if (target !== undefined) {
     result.nasBytes = Math.max(result.nasBytes ?? 0, target.nasBytes);
     result.targetCpuMs = target.cpuMilliseconds;
@@ -77,15 +79,15 @@ function whyNot(
   snapshot: Snapshot,
   phase: 'Succeeded' | 'Failed' | 'Cancelled',
   outcome: { reason: string; message: string },
-  source: Result | undefined,
+  sidecar: Result | undefined,
   observed: boolean,
 ): { reason: string; message: string } {
   const { coordination, migration } = snapshot;
   if (phase !== 'Succeeded' && coordination?.reason === undefined) return outcome;
   if (observed) return { reason: 'Observing', message: 'acceleration is Observe: every byte was passed on' };
-  const told: Reason | undefined = source?.reason ?? coordination?.reason;
+  const told: Reason | undefined = sidecar?.reason ?? coordination?.reason;
   if (told !== undefined)
-    return { reason: told, message: describeReason(told, source?.detail ?? coordination?.detail) };
+    return { reason: told, message: describeReason(told, sidecar?.detail ?? coordination?.detail) };
   const decided = migration.status.conditions?.find(
     ({ type, status }) => type === 'Accelerated' && status === 'False',
   );
@@ -99,22 +101,22 @@ function whyNot(
   };
 }
 
-function countersOf(source: Result): Partial<ResultStatus> {
+function countersOf(told: Result): Partial<ResultStatus> {
   const counters: Partial<ResultStatus> = {
-    qemuBytes: source.qemuBytes,
-    linkBytes: source.linkBytes,
-    nasBytes: source.nasBytes,
-    pages: source.pages,
-    resends: source.resends,
-    iterations: source.iterations,
-    durationMs: source.durationMs,
-    sourceCpuMs: source.cpuMilliseconds,
+    qemuBytes: told.qemuBytes,
+    linkBytes: told.linkBytes,
+    nasBytes: told.nasBytes,
+    pages: told.pages,
+    resends: told.resends,
+    iterations: told.iterations,
+    durationMs: told.durationMs,
+    ...(told.role === 'source' ? { sourceCpuMs: told.cpuMilliseconds } : {}),
   };
-  if (source.downtimeMs !== undefined) counters.downtimeMs = source.downtimeMs;
-  if (source.plainLinkBytes !== undefined) {
-    counters.savedBytes = Math.max(0, source.plainLinkBytes - source.linkBytes);
+  if (told.downtimeMs !== undefined) counters.downtimeMs = told.downtimeMs;
+  if (told.plainLinkBytes !== undefined) {
+    counters.savedBytes = Math.max(0, told.plainLinkBytes - told.linkBytes);
     counters.savedPercent =
-      source.plainLinkBytes === 0 ? 0 : Math.floor((counters.savedBytes / source.plainLinkBytes) * 100);
+      told.plainLinkBytes === 0 ? 0 : Math.floor((counters.savedBytes / told.plainLinkBytes) * 100);
   }
   return counters;
 }

@@ -93,7 +93,7 @@ export class Coordinator implements HubListener {
     let running = this.#running.get(order.migrationUid);
     if (running !== undefined && hasOtherPods(running, order)) {
       // A pod that had the key is not of this migration any longer: everything anew, with another key.
-      this.#drop(running);
+      this.#drop(running, [order.sourcePodUid, order.targetPodUid]);
       running = undefined;
     }
     if (running === undefined) {
@@ -143,10 +143,14 @@ export class Coordinator implements HubListener {
       this.#sessions.get(podUid)?.send({ type: 'recorded', migrationUid });
   }
 
-  /** A side that is armed for nothing gets its socket back. */
-  #drop(running: Running): void {
+  /** A side that is armed for nothing gets its socket back; one that is about to be armed anew keeps it. */
+  #drop(running: Running, armedAnew: readonly (string | undefined)[] = []): void {
     const { migrationUid } = running.order;
-    this.giveUp(migrationUid, 'MigrationOver', '');
+    for (const { to, message } of stepCoordination(running.state, { type: 'giveUp', reason: 'MigrationOver' })
+      .effects) {
+      const podUid = to === 'source' ? running.order.sourcePodUid : running.order.targetPodUid;
+      if (!armedAnew.includes(podUid)) this.#send(running, to, message);
+    }
     this.#running.delete(migrationUid);
     for (const podUid of podsOf(running)) {
       const migrations = this.#byPod.get(podUid);

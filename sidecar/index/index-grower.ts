@@ -34,7 +34,7 @@ export interface IndexGrowerStats {
 /** 128 KiB: the guest's read-ahead window, so that much of a file is usually cached together. */
 const DEFAULT_EXTENT_BLOCKS = 32;
 const DEFAULT_MAX_QUEUED = 4096;
-const DEFAULT_IN_FLIGHT = 4;
+const DEFAULT_IN_FLIGHT = 12;
 /** Late growth is worthless, and a NAS that slow has better things to do. */
 const READ_DEADLINE_MS = 5000;
 

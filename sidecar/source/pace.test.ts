@@ -79,6 +79,29 @@ describe('Pace', () => {
     expect(pace.bytesPerSecond).toBe(25 * MIB);
   });
 
+  it('does not try more than it knows of in the first pass, however idle the link is', () => {
+    const pace = start(true, 300);
+    pace.firstSeen(1024 * MIB);
+    for (let i = 0; i < 50; i++) pace.learn(25 * MIB, 1, true, 100);
+    expect(pace.bytesPerSecond).toBe(25 * MIB);
+  });
+
+  it('lets much be under way in bulk, little where QEMU may decide, and comes down in time', () => {
+    const pace = start(true, 300);
+    expect(pace.queueMs).toBe(1000);
+    let before = pace.queueMs;
+    for (let seen = 0; seen < 1010; seen += 10) {
+      pace.firstSeen(10 * MIB);
+      expect(pace.queueMs).toBeLessThanOrEqual(before);
+      before = pace.queueMs;
+    }
+    expect(pace.queueMs).toBe(20);
+    pace.laterPass();
+    expect(pace.queueMs).toBe(20);
+    pace.release();
+    expect(pace.queueMs).toBe(1000);
+  });
+
   it('holds nothing back once the VM is stopped', () => {
     const pace = start(true, 300);
     pace.take(500 * MIB, 0);

@@ -17,8 +17,16 @@ const BURST_MS = 20;
 /** A rate below this would stall even control records. 4 MiB/s. */
 const MIN_BYTES_PER_SECOND = 4 * 1024 * 1024;
 
-/** While nothing queues on the link the learned rate is only a lower bound: each 100 ms it may be tried this much higher. */
+/**
+ * In later passes, while nothing queues on the link, the learned rate is only a lower bound: each 100 ms it may be tried this
+ * much higher. Not in the first pass, whose rate has to come down to what the link is known to carry.
+ */
 const PROBE_PER_100_MS = 1.15;
+
+/** Work under way where QEMU may stop the VM at any window. */
+const DECISION_QUEUE_MS = 20;
+/** Work under way at most. */
+const BULK_QUEUE_MS = 1000;
 
 export type PacePhase = 'first-pass' | 'later-pass' | 'released';
 
@@ -91,17 +99,37 @@ export class Pace {
   learn(linkBytesPerSecond: number, resentRatio: number, linkIdle: boolean, elapsedMs: number): void {
     this.#linkBytesPerSecond = linkBytesPerSecond;
     this.#resentRatio = Math.max(1, resentRatio);
-    if (linkIdle) this.#probe = Math.min(1024, this.#probe * PROBE_PER_100_MS ** (elapsedMs / 100));
+    if (linkIdle && this.#phase === 'later-pass')
+      this.#probe = Math.min(1024, this.#probe * PROBE_PER_100_MS ** (elapsedMs / 100));
     else this.#probe = 1;
+  }
+
+  /** What the link carries of the stream for as long as need be, in bytes per second. */
+  get #sustained(): number {
+    return Math.max(MIN_BYTES_PER_SECOND, this.#linkBytesPerSecond * this.#resentRatio * this.#probe);
+  }
+
+  /**
+   * How much work, in milliseconds of link or NAS, may be under way. Whatever is under way when QEMU stops the VM is
+   * downtime, so it is little wherever QEMU may decide; before that it may be as much as is gone by then, so that stretches
+   * of literals and stretches of references overlap.
+   */
+  get queueMs(): number {
+    if (this.#phase === 'released' || !this.#enabled) return BULK_QUEUE_MS;
+    if (this.#phase === 'later-pass') return DECISION_QUEUE_MS;
+    const decisionBytes =
+      (2 * this.#sustained * this.#downtimeLimitMs) / 1000 + this.#connections * UNSEEN_BYTES_PER_CONNECTION;
+    if (this.#remainingBytes <= decisionBytes) return DECISION_QUEUE_MS;
+    // With the decaying pace it takes (limit + margin) x ln(remaining / there) to come from here to there.
+    const untilDecisionMs =
+      (this.#downtimeLimitMs + WINDOW_MARGIN_MS) * Math.log(this.#remainingBytes / decisionBytes);
+    return Math.min(BULK_QUEUE_MS, Math.max(DECISION_QUEUE_MS, untilDecisionMs / 2));
   }
 
   /** The rate QEMU may be accepted at now, in bytes per second; Infinity when there is no limit. */
   get bytesPerSecond(): number {
     if (!this.#enabled || this.#phase === 'released') return Number.POSITIVE_INFINITY;
-    const sustained = Math.max(
-      MIN_BYTES_PER_SECOND,
-      this.#linkBytesPerSecond * this.#resentRatio * this.#probe,
-    );
+    const sustained = this.#sustained;
     if (this.#phase === 'later-pass') return sustained;
     const ahead = this.#remainingBytes - this.#connections * UNSEEN_BYTES_PER_CONNECTION;
     return Math.max(sustained, (ahead * 1000) / (this.#downtimeLimitMs + WINDOW_MARGIN_MS));

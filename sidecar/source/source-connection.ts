@@ -78,8 +78,11 @@ const SILENT_OPENING_MS = 250;
 /** Bytes of main that are looked at before HELLO: enough for header, configuration and the commands before RAM. */
 const OPENING_BYTES = 64 * 1024;
 
-/** The longest that a batch waits for the index to grow around its hits. */
-const INDEX_WAIT_MS = 100;
+/**
+ * The longest that a batch waits for the index to grow around its hits. The first batches wait for many reads, and the
+ * ones after them find what those reads brought.
+ */
+const INDEX_WAIT_MS = 2000;
 
 /** What may wait in the link's socket before no more is read from QEMU. */
 const LINK_BACKLOG_BYTES = 2 * 1024 * 1024;
@@ -640,7 +643,7 @@ export class SourceConnection implements PageSink {
       this.#queueBytes >= migration.queueBytes ||
       (this.#link as Socket).writableLength >= LINK_BACKLOG_BYTES ||
       // Every connection may have something under way, whatever the others have: multifd's SYNC stops a channel until another moves.
-      (this.#outstandingBytes > 0 && migration.windowBytes >= migration.maxWindowBytes);
+      (this.#outstandingBytes > 0 && migration.isFull);
     if (blocked) {
       this.#pauseQemu();
       return;

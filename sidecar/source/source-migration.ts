@@ -15,11 +15,8 @@ import { AssemblyPool } from './stream-batcher.ts';
 /** Stream bytes under way over all connections in bulk; with assembly buffers and sockets well below 256 MiB. */
 const BULK_WINDOW_BYTES = 64 * 1024 * 1024;
 
-/** Where QEMU may decide to stop the VM, this much work may be under way: it all becomes downtime. */
-const DECISION_WINDOW_MS = 20;
-
-/** Below this a window costs more in round trips than it saves in downtime. */
-const MIN_WINDOW_BYTES = 512 * 1024;
+/** Less under way than this costs more in round trips than it saves in downtime. */
+const MIN_QUEUE_BYTES = 256 * 1024;
 
 /** Batches while QEMU may decide: small, so that no byte waits long behind others. */
 const DECISION_BATCH_BYTES = 128 * 1024;
@@ -170,12 +167,14 @@ export class SourceMigration {
     return this.pace.phase === 'first-pass' ? BULK_BATCH_BYTES : DECISION_BATCH_BYTES;
   }
 
-  /** Stream bytes that may be under way now, over all connections. */
-  get maxWindowBytes(): number {
-    if (this.pace.phase === 'first-pass') return BULK_WINDOW_BYTES;
-    const link = this.linkRate.bytesPerSecond * this.literalRatio;
-    if (link === 0) return MIN_WINDOW_BYTES;
-    return Math.min(BULK_WINDOW_BYTES, Math.max(MIN_WINDOW_BYTES, (link * DECISION_WINDOW_MS) / 1000));
+  /** True when as much is under way as memory, link and NAS should have now; see {@link Pace.queueMs}. */
+  get isFull(): boolean {
+    if (this.windowBytes >= BULK_WINDOW_BYTES) return true;
+    const queueSeconds = this.pace.queueMs / 1000;
+    const link = this.linkRate.bytesPerSecond;
+    if (link > 0 && this.linkRate.underWayBytes > Math.max(MIN_QUEUE_BYTES, link * queueSeconds)) return true;
+    const nas = this.nasBytesPerSecond;
+    return nas > 0 && this.nasQueuedBytes > Math.max(MIN_QUEUE_BYTES, nas * queueSeconds);
   }
 
   /** Link bytes arrived at the target sidecar: what the link carries is learned anew. */
@@ -189,6 +188,7 @@ export class SourceMigration {
       nowMs - this.#lastLearnMs,
     );
     this.#lastLearnMs = nowMs;
+    this.regulate();
   }
 
   /** Something that gates reading changed. */

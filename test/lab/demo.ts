@@ -70,9 +70,10 @@ class ProgressLine {
     if (process.stdout.isTTY) process.stdout.write('\r\x1b[2K');
   }
 
-  #line({ elapsedMs, remainingBytes, totalBytes, source, target }: Progress): string {
+  #line({ elapsedMs, ram, source, target }: Progress): string {
     const parts = [`${this.#method === 'nas' ? 'NAS-aware' : 'plain'} ${seconds(elapsedMs)}`];
-    if (remainingBytes !== null && totalBytes !== null && totalBytes > 0) {
+    if (ram !== null && ram.totalBytes > 0) {
+      const { remainingBytes, totalBytes } = ram;
       parts.push(`${(100 - (100 * remainingBytes) / totalBytes).toFixed(0)} % of ${mebibytes(totalBytes)}`);
       const done = totalBytes - remainingBytes;
       if (done > 0) parts.push(`about ${seconds((elapsedMs * remainingBytes) / done)} left`);

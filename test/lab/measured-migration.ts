@@ -36,8 +36,7 @@ export interface Scenario {
 
 export interface Progress {
   readonly elapsedMs: number;
-  readonly remainingBytes: number | null;
-  readonly totalBytes: number | null;
+  readonly ram: MigrationOutcome['ram'];
   readonly source: SidecarState | null;
   readonly target: SidecarState | null;
 }
@@ -66,7 +65,7 @@ export interface Measurement {
 /** Long enough for a full index of a few GiB over a slow NAS. */
 const SIDECAR_READY_MS = 120_000;
 const SIDECAR_RESULT_MS = 5_000;
-const PROGRESS_MS = 500;
+const PROGRESS_MS = 250;
 const FIRST_BEACON_MS = 15_000;
 
 /** Runs the scenario from the saved warm state to the guest's self-check on the other side. */
@@ -155,8 +154,7 @@ async function measureIn(
           : await Promise.all([sidecars.source.state(), sidecars.target.state()]);
       onProgress({
         elapsedMs: performance.now() - startedAt,
-        remainingBytes: lastRam?.remainingBytes ?? null,
-        totalBytes: lastRam?.totalBytes ?? null,
+        ram: lastRam,
         source: sourceState,
         target: targetState,
       });

@@ -5,8 +5,8 @@
 import { rm } from 'node:fs/promises';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { QmpClient, QmpClosedError, type QmpEvent } from './qmp.ts';
 import { type QemuGuestOptions, qemuArguments } from './qemu-arguments.ts';
+import { QmpClient, QmpClosedError, type QmpEvent } from './qmp.ts';
 
 /** What of a node's process this file needs; NodeProcess has it. */
 export interface QemuProcess {
@@ -83,6 +83,8 @@ export interface RamStatistics {
   zeroPages: number;
   dirtySyncs: number;
   remainingBytes: number;
+  /** What QEMU measured over its last window of about 100 ms: times the downtime limit it is what QEMU stops the VM for. */
+  bytesPerSecond: number;
 }
 
 /** A look at a migration that is under way. */
@@ -150,7 +152,9 @@ export class Qemu {
     try {
       const qmp = await QmpClient.connect(options.qmpSocketPath, START_TIMEOUT_MS, gone.signal);
       const qemu = new Qemu(process, qmp);
-      await qmp.execute('migrate-set-capabilities', { capabilities: [{ capability: 'events', state: true }] });
+      await qmp.execute('migrate-set-capabilities', {
+        capabilities: [{ capability: 'events', state: true }],
+      });
       if (options.start.kind === 'state') await qemu.#waitUntilLoaded();
       return qemu;
     } catch (error) {
@@ -186,7 +190,11 @@ export class Qemu {
   }
 
   /** Source: migrates to `uri` and returns when it has completed, failed or been cancelled. Throws MigrationTimeoutError. */
-  async migrate(uri: string, settings: MigrationSettings = {}, options: MigrateOptions = {}): Promise<MigrationOutcome> {
+  async migrate(
+    uri: string,
+    settings: MigrationSettings = {},
+    options: MigrateOptions = {},
+  ): Promise<MigrationOutcome> {
     await this.#applySettings(settings);
     const since = this.qmp.events.length;
     const destinationSince = options.destination?.qmp.events.length ?? 0;
@@ -220,7 +228,11 @@ export class Qemu {
   /** What QEMU says of the migration under way, or of the last one. */
   async progress(sinceMs = 0): Promise<MigrationProgress> {
     const report = await this.qmp.execute<QueryMigrate>('query-migrate');
-    return { status: report.status ?? 'none', elapsedMs: performance.now() - sinceMs, ram: ramStatistics(report) };
+    return {
+      status: report.status ?? 'none',
+      elapsedMs: performance.now() - sinceMs,
+      ram: ramStatistics(report),
+    };
   }
 
   /** Cancels the migration under way; `migrate` then returns `cancelled`. */
@@ -231,7 +243,8 @@ export class Qemu {
   /** Writes the state of the guest, which must be paused, to `path` (seen from inside the root). The guest stays paused. */
   async saveState(path: string, timeoutMs = 120_000): Promise<void> {
     const outcome = await this.migrate(`exec:cat > '${path}'`, { returnPath: false }, { timeoutMs });
-    if (outcome.status !== 'completed') throw new QemuEndedError(`saving its state (${outcome.error})`, await this.process.logTail());
+    if (outcome.status !== 'completed')
+      throw new QemuEndedError(`saving its state (${outcome.error})`, await this.process.logTail());
   }
 
   /** Writes the guest's physical memory, raw, to `path` (seen from inside the root). */
@@ -241,7 +254,8 @@ export class Qemu {
 
   /** Ends QEMU: by `quit`, or by signals when it does not answer. */
   async quit(): Promise<void> {
-    if (this.process.running && !this.qmp.closed) await this.qmp.execute('quit', undefined, 2_000).catch(() => undefined);
+    if (this.process.running && !this.qmp.closed)
+      await this.qmp.execute('quit', undefined, 2_000).catch(() => undefined);
     this.qmp.close();
     await this.process.stop();
   }
@@ -308,14 +322,19 @@ export class Qemu {
   }
 
   async #resumedAt(since: number): Promise<number> {
-    const event = await this.qmp.waitForEvent((candidate) => candidate.name === 'RESUME', RESUME_TIMEOUT_MS, since);
+    const event = await this.qmp.waitForEvent(
+      (candidate) => candidate.name === 'RESUME',
+      RESUME_TIMEOUT_MS,
+      since,
+    );
     return event.timestampMs;
   }
 
   async #waitUntilLoaded(): Promise<void> {
     const deadline = Date.now() + START_TIMEOUT_MS;
     while ((await this.status()) === 'inmigrate') {
-      if (Date.now() > deadline) throw new QemuEndedError('too late: its state did not load', await this.process.logTail());
+      if (Date.now() > deadline)
+        throw new QemuEndedError('too late: its state did not load', await this.process.logTail());
       await sleep(20);
     }
   }
@@ -335,6 +354,8 @@ interface QueryMigrate {
     duplicate: number;
     remaining: number;
     'dirty-sync-count': number;
+    mbps: number;
+    'dirty-pages-rate': number;
   };
 }
 
@@ -347,6 +368,7 @@ function ramStatistics(report: QueryMigrate): RamStatistics | null {
     zeroPages: report.ram.duplicate,
     dirtySyncs: report.ram['dirty-sync-count'],
     remainingBytes: report.ram.remaining,
+    bytesPerSecond: (report.ram.mbps * 1e6) / 8,
   };
 }
 

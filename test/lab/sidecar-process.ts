@@ -100,7 +100,12 @@ export class SidecarProcess {
     await writeFile(configFile, JSON.stringify(config));
     const process_ = await node.spawn({
       name,
-      argv: [process.execPath, PROGRAM, configFile],
+      argv: [
+        process.execPath,
+        ...(process.env['NASMIG_LAB_NODE_ARGUMENTS'] ?? '').split(' ').filter((word) => word !== ''),
+        PROGRAM,
+        configFile,
+      ],
       user: QEMU_OWNER,
       env: { UV_THREADPOOL_SIZE: String(LIBUV_THREADS) },
       ...(options.memoryLimitBytes === undefined ? {} : { memoryLimitBytes: options.memoryLimitBytes }),

@@ -1,0 +1,67 @@
+// What the operator may do, and nothing more: the rules of its ClusterRole and of the Role in its own namespace. The chart's
+// templates are checked against this file, and the end-to-end tests run the operator with exactly these rights.
+export interface PolicyRule {
+  apiGroups: string[];
+  resources: string[];
+  verbs: string[];
+  resourceNames?: string[];
+}
+
+/** Cluster-wide. */
+export const clusterRules: readonly PolicyRule[] = [
+  // Our objects: records of adopted migrations are created, finished ones deleted after their time.
+  {
+    apiGroups: ['nasmigration.io'],
+    resources: ['nasawaremigrations'],
+    verbs: ['get', 'list', 'watch', 'create', 'patch', 'delete'],
+  },
+  {
+    apiGroups: ['nasmigration.io'],
+    resources: ['nasawaremigrations/status', 'nasmigrationpolicies/status'],
+    verbs: ['patch'],
+  },
+  { apiGroups: ['nasmigration.io'], resources: ['nasmigrationpolicies'], verbs: ['get', 'list', 'watch'] },
+  // KubeVirt's: VMs are only read; migrations are made and cancelled.
+  { apiGroups: ['kubevirt.io'], resources: ['virtualmachineinstances'], verbs: ['get', 'list', 'watch'] },
+  {
+    apiGroups: ['kubevirt.io'],
+    resources: ['virtualmachineinstancemigrations'],
+    verbs: ['get', 'list', 'watch', 'create', 'delete'],
+  },
+  { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['list', 'watch'] },
+  { apiGroups: [''], resources: ['persistentvolumeclaims', 'persistentvolumes'], verbs: ['get'] },
+  { apiGroups: [''], resources: ['events'], verbs: ['create'] },
+  // Server-side apply of the CA into namespaces with VMs. A creation cannot be limited to a name, the rest is.
+  { apiGroups: [''], resources: ['configmaps'], verbs: ['create'] },
+  { apiGroups: [''], resources: ['configmaps'], verbs: ['patch'], resourceNames: ['nas-aware-migration-ca'] },
+  { apiGroups: ['authentication.k8s.io'], resources: ['tokenreviews'], verbs: ['create'] },
+  {
+    apiGroups: ['admissionregistration.k8s.io'],
+    resources: ['mutatingwebhookconfigurations'],
+    verbs: ['create'],
+  },
+  {
+    apiGroups: ['admissionregistration.k8s.io'],
+    resources: ['mutatingwebhookconfigurations'],
+    verbs: ['patch'],
+    resourceNames: ['nas-aware-migration'],
+  },
+];
+
+/** In the operator's own namespace. */
+export const namespaceRules: readonly PolicyRule[] = [
+  { apiGroups: [''], resources: ['secrets'], verbs: ['create'] },
+  {
+    apiGroups: [''],
+    resources: ['secrets'],
+    verbs: ['get', 'update'],
+    resourceNames: ['nas-aware-migration-authority'],
+  },
+  { apiGroups: ['coordination.k8s.io'], resources: ['leases'], verbs: ['create'] },
+  {
+    apiGroups: ['coordination.k8s.io'],
+    resources: ['leases'],
+    verbs: ['get', 'update'],
+    resourceNames: ['nas-aware-migration'],
+  },
+];

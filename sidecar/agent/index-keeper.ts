@@ -1,0 +1,181 @@
+// Keeps the block index of this pod's volumes. It is inherited, for free, from an incoming migration; without one it is
+// sampled in the background, slowly, some time after the start. While a migration is armed nothing is sampled: the NAS and
+// the CPU are for the migration. The code that builds is loaded when it is needed, so that an idle sidecar stays small.
+
+import type { IndexStatus } from '../../control/messages.ts';
+import type { BlockIndex } from '../index/block-index.ts';
+import type { BuildResult } from '../index/index-builder.ts';
+import type { Volume } from '../nas/volume.ts';
+import type { AgentConfig } from './agent-config.ts';
+
+/** After a sampling that failed (a NAS that was away) the next one is tried so much later. */
+const RETRY_MS = 10 * 60_000;
+
+export interface IndexKeeperOptions {
+  readonly config: AgentConfig['index'];
+  /** The volumes that can be read now. */
+  readonly volumes: () => readonly Volume[];
+  readonly log: (event: string, values: Readonly<Record<string, unknown>>) => void;
+}
+
+export class IndexKeeper {
+  readonly #options: IndexKeeperOptions;
+  #index: BlockIndex | undefined;
+  /** The volumes that #index is about. */
+  #indexed: readonly Volume[] = [];
+  /** Sampled to the end, or inherited. */
+  #complete = false;
+  #timer: NodeJS.Timeout | undefined;
+  #sampling: AbortController | undefined;
+  #pauses = 0;
+  #stopped = false;
+  #buildSeconds: number | undefined;
+  #nasReadBytes = 0;
+  #countSeen = 0;
+  #changedAtMs = performance.now();
+
+  constructor(options: IndexKeeperOptions) {
+    this.#options = options;
+  }
+
+  /** Samples after the configured delay, unless an incoming migration brings the index. */
+  start(): void {
+    this.#sampleIn(this.#options.config.delayMs);
+  }
+
+  /** What HELLO and stats say of it. */
+  status(): IndexStatus {
+    const count = this.#index?.count ?? 0;
+    if (count !== this.#countSeen) {
+      this.#countSeen = count;
+      this.#changedAtMs = performance.now();
+    }
+    return {
+      blocks: count,
+      bytes: this.#index?.stats.bytes ?? 0,
+      ageSeconds: Math.round((performance.now() - this.#changedAtMs) / 1000),
+      ready: this.#complete || this.#options.config.memoryBytes === 0,
+      ...(this.#buildSeconds === undefined ? {} : { buildSeconds: this.#buildSeconds }),
+      nasReadBytes: this.#nasReadBytes,
+    };
+  }
+
+  /**
+   * The index for a migration, made empty when there is none, and the volumes it is about, by their numbers in it.
+   * Undefined without a readable volume or with a budget that holds nothing.
+   */
+  async forMigration(): Promise<{ index: BlockIndex; volumes: readonly Volume[] } | undefined> {
+    const index = await this.#ensureIndex();
+    return index === undefined ? undefined : { index, volumes: this.#indexed };
+  }
+
+  /** A migration is armed: sampling stops. To be followed by one resume(). */
+  pause(): void {
+    this.#pauses += 1;
+    clearTimeout(this.#timer);
+    this.#sampling?.abort();
+  }
+
+  resume(): void {
+    this.#pauses -= 1;
+    if (this.#pauses === 0) this.#sampleIn(this.#options.config.delayMs);
+  }
+
+  /** An incoming migration has filled the index with the blocks that are in the guest's cache: no need to sample. */
+  inherited(): void {
+    this.#complete = true;
+  }
+
+  /** One more volume can be read: what is indexed so far does not know it. */
+  volumesChanged(): void {
+    if (this.#pauses > 0) return;
+    this.#sampling?.abort();
+    this.#index = undefined;
+    this.#complete = false;
+    this.#sampleIn(this.#options.config.delayMs);
+  }
+
+  /** Counts what a migration's index growth read. */
+  addReadBytes(bytes: number): void {
+    this.#nasReadBytes += bytes;
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+    this.#sampling?.abort();
+  }
+
+  async #ensureIndex(): Promise<BlockIndex | undefined> {
+    if (this.#index !== undefined) return this.#index;
+    const { config, log } = this.#options;
+    if (config.memoryBytes === 0 || this.#options.volumes().length === 0) return undefined;
+    const [{ BlockIndex }, { randomSeed }] = await Promise.all([
+      import('../index/block-index.ts'),
+      import('../index/page-hash.ts'),
+    ]);
+    if (this.#index !== undefined) return this.#index;
+    const volumes = this.#options.volumes();
+    if (volumes.length === 0) return undefined;
+    try {
+      this.#index = BlockIndex.create({
+        volumes: volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
+        seed: randomSeed(),
+        budgetBytes: config.memoryBytes,
+      });
+      this.#indexed = volumes;
+    } catch (error) {
+      log('no index', { error: error instanceof Error ? error.message : String(error) });
+    }
+    return this.#index;
+  }
+
+  #sampleIn(delayMs: number): void {
+    clearTimeout(this.#timer);
+    if (this.#stopped || this.#complete || this.#pauses > 0 || this.#options.config.memoryBytes === 0) return;
+    this.#timer = setTimeout(() => void this.#sample(), delayMs);
+    this.#timer.unref();
+  }
+
+  async #sample(): Promise<void> {
+    const stop = new AbortController();
+    this.#sampling?.abort();
+    this.#sampling = stop;
+    const { config, log } = this.#options;
+    try {
+      const [index, { buildSample }] = await Promise.all([
+        this.#ensureIndex(),
+        import('../index/index-builder.ts'),
+      ]);
+      if (index === undefined || stop.signal.aborted) return;
+      const built = await buildSample({
+        index,
+        volumes: this.#indexed,
+        oneIn: config.oneIn,
+        bytesPerSecond: config.bytesPerSecond,
+        signal: stop.signal,
+      });
+      this.#sampled(built, index);
+    } catch (error) {
+      log('sampling failed', { error: error instanceof Error ? error.message : String(error) });
+      this.#sampleIn(RETRY_MS);
+    } finally {
+      if (this.#sampling === stop) this.#sampling = undefined;
+    }
+  }
+
+  #sampled(built: BuildResult, index: BlockIndex): void {
+    this.#nasReadBytes += built.bytesRead;
+    if (built.aborted || index !== this.#index) return;
+    this.#buildSeconds = (this.#buildSeconds ?? 0) + built.seconds;
+    this.#options.log('index sampled', {
+      blocks: index.count,
+      nasBytes: built.bytesRead,
+      seconds: Math.round(built.seconds * 10) / 10,
+      full: built.full,
+      failures: built.failures.map((failure) => failure.message),
+    });
+    this.#complete = built.failures.length === 0;
+    this.#sampleIn(RETRY_MS);
+  }
+}

@@ -1,0 +1,108 @@
+// The source's side of a framed migration: index, growth and the source migration put together.
+
+import type { Socket } from 'node:net';
+import { type Reason, reasons } from '../../control/reasons.ts';
+import type { BlockIndex } from '../index/block-index.ts';
+import { IndexGrower } from '../index/index-grower.ts';
+import { PageHasher } from '../index/page-hash.ts';
+import type { Volume } from '../nas/volume.ts';
+import { SourceMigration } from '../source/source-migration.ts';
+import { allowedVolumes } from './allowed-volumes.ts';
+import { CountedVolume } from './counted-volume.ts';
+import type { MigrationPipeline, PipelineOptions, PipelineSnapshot } from './pipeline.ts';
+
+const PAGE_BYTES = 4096;
+
+export class SourcePipeline implements MigrationPipeline {
+  readonly #migration: SourceMigration;
+  readonly #grower: IndexGrower;
+  readonly #volumes: readonly CountedVolume[];
+  readonly #closed: (grownBytes: number) => void;
+
+  /** @param closed called once, with what the index's growth read from the NAS. */
+  constructor(
+    options: PipelineOptions,
+    index: BlockIndex,
+    volumes: readonly Volume[],
+    closed: (grownBytes: number) => void,
+  ) {
+    this.#closed = closed;
+    this.#volumes = volumes.map((volume) => new CountedVolume(volume));
+    this.#grower = new IndexGrower({
+      index,
+      volumes: this.#volumes,
+      bytesPerSecond: options.nasReadBytesPerSecond ?? 0,
+    });
+    this.#migration = new SourceMigration({
+      migrationId: options.migrationUid,
+      sessionKey: options.sessionKey,
+      volumes: allowedVolumes(volumes, options.volumeNames),
+      index,
+      pageHasher: new PageHasher(index.seed),
+      grower: this.#grower,
+      downtimeLimitMs: options.downtimeLimitMs,
+      linkBytesPerSecond: options.linkBytesPerSecond ?? 0,
+      paceEnabled: true,
+      zstd: true,
+      dial: options.dial,
+      log: options.log,
+      now: () => performance.now(),
+    });
+  }
+
+  accept(socket: Socket): void {
+    this.#migration.accept(socket);
+  }
+
+  get connections(): number {
+    return this.#migration.connections;
+  }
+
+  get accepted(): number {
+    return this.#migration.accepted;
+  }
+
+  get failure(): Error | undefined {
+    return this.#migration.failure;
+  }
+
+  get rawReason(): Reason | undefined {
+    const { rawReason, counters } = this.#migration;
+    const known = reasons.find((reason) => reason === rawReason);
+    return known ?? (counters.batches === 0 ? 'UnknownStream' : undefined);
+  }
+
+  snapshot(): PipelineSnapshot {
+    const { counters, pace, ramBlocks, ramEnded } = this.#migration;
+    const stages = { 'first-pass': 'bulk', 'later-pass': 'decision', released: 'stopped' } as const;
+    return {
+      stage: ramEnded ? 'ending' : stages[pace.phase],
+      iterations: pace.phase === 'first-pass' ? 1 : 2,
+      ramBytes: ramBlocks.isListed ? ramBlocks.totalPages * PAGE_BYTES : 0,
+      remainingBytes: Math.max(0, Math.round(pace.remainingBytes)),
+      qemuBytes: counters.streamBytes,
+      linkBytes: counters.linkBytes,
+      // What the target reads for the pages sent as references; what grew the index is counted with the index.
+      nasBytes: counters.referencePages * PAGE_BYTES,
+      pages: {
+        reference: counters.referencePages,
+        literalRaw: 0,
+        literalCompressed: counters.literalPages,
+        zero: counters.zeroPages,
+      },
+      resends: counters.resentBatches,
+      batches: counters.batches,
+      volumes: this.#volumes.map((volume) => ({
+        name: volume.name,
+        nasBytes: volume.bytesRead,
+        uncached: volume.uncached,
+        ...(this.#migration.referencesOff === undefined ? {} : { offReason: 'NasTooSlow' as const }),
+      })),
+    };
+  }
+
+  close(): void {
+    this.#grower.close();
+    this.#closed(this.#grower.stats.bytesRead);
+  }
+}

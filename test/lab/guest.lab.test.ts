@@ -1,0 +1,134 @@
+// The guest, without a network or a NAS: it starts from its warm state, survives a plain migration between two QEMUs,
+// and notices a wrong byte in its memory. What the whole lab concludes from the guest's self-check rests on this.
+
+import { copyFile, open, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { GuestObserver } from './guest-observer.ts';
+import { LocalNode } from './local-node.ts';
+import { Qemu } from './qemu.ts';
+import { copyDisk, ensureWarmState, GUESTS_DIRECTORY, guestOptions, type WarmState } from './warm-state.ts';
+
+/** The first run builds roots, guest and state. */
+const BUILD_TIMEOUT_MS = 20 * 60_000;
+const TEST_TIMEOUT_MS = 3 * 60_000;
+const PAGE_BYTES = 4096;
+
+let state: WarmState;
+let node: LocalNode;
+let observer: GuestObserver;
+let diskDirectory: string;
+
+beforeEach(async () => {
+  state = await ensureWarmState('warm');
+  const run = await LocalNode.start([GUESTS_DIRECTORY, join(GUESTS_DIRECTORY, '../lab-runs')]);
+  node = run;
+  diskDirectory = run.run.bulkPath;
+  observer = new GuestObserver();
+  await observer.listen(node.file('net-source'), 'source');
+  await observer.listen(node.file('net-target'), 'target');
+  await copyDisk(state, join(diskDirectory, 'disk.img'));
+}, BUILD_TIMEOUT_MS);
+
+afterEach(async () => {
+  await observer.close();
+  await node.close();
+}, TEST_TIMEOUT_MS);
+
+function start(side: 'source' | 'target', of: WarmState = state): Promise<Qemu> {
+  const place = {
+    name: `qemu-${side}`,
+    diskPath: join(diskDirectory, 'disk.img'),
+    networkSocketPath: node.file(`net-${side}`),
+    qmpSocketPath: node.file(`qmp-${side}`),
+    serialLogPath: node.file(`serial-${side}`),
+  };
+  return Qemu.start(node, guestOptions(of, place, { kind: side === 'source' ? 'state' : 'incoming' }));
+}
+
+it('has the memory that its profile promises', () => {
+  const { nonZeroPages, pagesOnDisk, pages } = state.memory;
+  expect(pages * PAGE_BYTES).toBe(state.profile.memoryMiB * 1024 * 1024);
+  // Page cache dominates, and at least 12 % of the non-zero pages are neither zero nor on the disk.
+  expect(pagesOnDisk / nonZeroPages).toBeGreaterThan(0.7);
+  expect(1 - pagesOnDisk / nonZeroPages).toBeGreaterThan(0.12);
+});
+
+it.each([0, 8])('survives a plain migration with %d multifd channels', async (channels) => {
+  const source = await start('source');
+  await source.cont();
+  await observer.waitForNext(10_000);
+  const target = await start('target');
+  const uri = `unix:${node.file('migration')}`;
+  await target.listen(uri, { channels });
+  observer.mark();
+  const outcome = await source.migrate(uri, { channels }, { destination: target });
+  expect(outcome).toMatchObject({ status: 'completed', error: null });
+  expect(outcome.ram?.normalPages).toBeGreaterThan(state.memory.nonZeroPages * 0.9);
+  expect(outcome.resumeAtMs).toBeGreaterThan(outcome.stopAtMs ?? Number.POSITIVE_INFINITY);
+  await observer.waitForNext(5_000);
+  const gap = observer.report().longestGap;
+  expect(gap?.gapMs).toBeGreaterThanOrEqual((outcome.resumeAtMs ?? 0) - (outcome.stopAtMs ?? 0));
+  await observer.command({ kind: 'verifyAll' });
+  const report = observer.report();
+  expect(report).toMatchObject({ selfCheck: 'ok', failedSlices: 0, repeatedCounters: 0, failure: '' });
+  expect(report.verifiedSlices).toBeGreaterThan(50_000);
+  expect(await source.status()).toBe('postmigrate');
+  expect(await target.status()).toBe('running');
+}, TEST_TIMEOUT_MS);
+
+it('goes on at its source when the migration is cancelled', async () => {
+  const source = await start('source');
+  await source.cont();
+  const target = await start('target');
+  const uri = `unix:${node.file('migration')}`;
+  await target.listen(uri);
+  let asked = false;
+  const outcome = await source.migrate(uri, { maxBytesPerSecond: 10e6 }, {
+    onProgress: () => {
+      if (!asked) void source.cancelMigration();
+      asked = true;
+    },
+  });
+  expect(outcome.status).toBe('cancelled');
+  expect(await source.status()).toBe('running');
+  await observer.waitForNext(5_000);
+}, TEST_TIMEOUT_MS);
+
+it('notices a wrong byte in its page cache', async () => {
+  const damaged = join(diskDirectory, 'state');
+  await copyFile(state.statePath, damaged);
+  expect(await damageCachedBlocks(damaged, state.diskTemplatePath)).toBeGreaterThan(0);
+  const source = await start('source', { ...state, statePath: damaged });
+  await source.cont();
+  observer.mark();
+  await observer.command({ kind: 'verifyAll' });
+  const report = observer.report();
+  expect(report.selfCheck).toBe('failed');
+  expect(report.failedSlices).toBeGreaterThan(0);
+  expect(report.failure).toMatch(/differs/);
+}, TEST_TIMEOUT_MS);
+
+/** Flips a byte in the saved copies of a few of the disk's blocks; returns how many were found. */
+async function damageCachedBlocks(statePath: string, diskPath: string): Promise<number> {
+  const saved = await readFile(statePath);
+  const disk = await open(diskPath, 'r');
+  const file = await open(statePath, 'r+');
+  let found = 0;
+  try {
+    const block = Buffer.alloc(PAGE_BYTES);
+    const { size } = await stat(diskPath);
+    // Blocks in the middle of what is used, far enough apart to belong to different files.
+    for (let offset = size / 8; offset < size / 2; offset += size / 16) {
+      await disk.read(block, 0, PAGE_BYTES, offset);
+      const at = block.every((byte) => byte === 0) ? -1 : saved.indexOf(block);
+      if (at < 0) continue;
+      await file.write(Buffer.from([(block[2000] ?? 0) ^ 1]), 0, 1, at + 2000);
+      found++;
+    }
+  } finally {
+    await disk.close();
+    await file.close();
+  }
+  return found;
+}
