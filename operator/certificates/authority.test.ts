@@ -27,7 +27,9 @@ function secretStore() {
   return {
     api: api as unknown as ApiClient,
     writes: () => version,
-    corrupt: () => secret?.data && (secret.data['ca.key'] = ''),
+    corrupt: () => {
+      if (secret?.data !== undefined) secret.data['ca.key'] = '';
+    },
   };
 }
 

@@ -1,8 +1,8 @@
 // What the injected container's environment tells the sidecar, checked once. Names and meaning are those of the operator's
 // injection (operator/injection); what it does not set has a default here.
 
-import { join } from 'node:path';
 import { z } from 'zod';
+import { socketDirectoryFrom } from './socket-directory-path.ts';
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -72,11 +72,6 @@ export class AgentConfigError extends Error {
     super(`${detail}. The operator's injection sets these; compare the container with docs/sidecar.md.`);
     this.name = 'AgentConfigError';
   }
-}
-
-/** The directory of migration sockets: needed before everything else, so it is read without a schema. */
-export function socketDirectoryFrom(env: Readonly<Record<string, string | undefined>>): string {
-  return join(env['NASMIG_RUN_DIR'] ?? '/var/run/kubevirt', 'migrationproxy');
 }
 
 /** Throws {@link AgentConfigError} with every variable that is wrong. */

@@ -9,7 +9,9 @@ export function endProcess(code: number): never {
     process.execve?.(process.execPath, args, {});
   } catch (error) {
     // Under --permission without --allow-child-process. An abort ends even process 1, with an ugly exit code.
-    process.stderr.write(`${JSON.stringify({ level: 'error', msg: 'execve failed', error: String(error) })}\n`);
+    process.stderr.write(
+      `${JSON.stringify({ level: 'error', msg: 'execve failed', error: String(error) })}\n`,
+    );
   }
   process.abort();
 }

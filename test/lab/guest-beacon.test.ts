@@ -60,7 +60,11 @@ describe('parseBeacon', () => {
 
 describe('encodeCommand', () => {
   it('writes length, header, number, kind and arguments', () => {
-    const bytes = encodeCommand(3, { kind: 'load', anonymousBytesPerSecond: 1000, fileBytesPerSecond: 2 ** 33 });
+    const bytes = encodeCommand(3, {
+      kind: 'load',
+      anonymousBytesPerSecond: 1000,
+      fileBytesPerSecond: 2 ** 33,
+    });
     expect(bytes.toString('hex')).toBe(
       `0000003c${'ff'.repeat(6)}020000000000${'88b5'}${'4e4d4743'}00000003${'0001'}00000000000003e80000000200000000${'00'.repeat(20)}`,
     );
@@ -79,7 +83,8 @@ describe('FrameSplitter', () => {
     for (let cut = 1; cut < 20; cut++) {
       const lengths: number[] = [];
       const splitter = new FrameSplitter((frame) => lengths.push(frame.length));
-      for (let offset = 0; offset < stream.length; offset += cut) splitter.push(stream.subarray(offset, offset + cut));
+      for (let offset = 0; offset < stream.length; offset += cut)
+        splitter.push(stream.subarray(offset, offset + cut));
       expect(lengths).toEqual([168, 3, 168]);
     }
   });

@@ -44,7 +44,9 @@ export type GuestCommand =
 export class GuestFrameError extends Error {
   readonly code = 'NASMIG_LAB_GUEST_FRAME';
   constructor(length: number) {
-    super(`a frame of ${length} bytes on the guest's network socket; only QEMU's -netdev stream may connect to it`);
+    super(
+      `a frame of ${length} bytes on the guest's network socket; only QEMU's -netdev stream may connect to it`,
+    );
     this.name = 'GuestFrameError';
   }
 }
@@ -121,4 +123,3 @@ export class FrameSplitter {
     this.#held = Buffer.from(bytes.subarray(offset));
   }
 }
-

@@ -116,13 +116,15 @@ async function buildKernelDirectory(directory: string): Promise<void> {
     ]);
     await mkdir(join(directory, 'modules'), { recursive: true });
     const image = (await readdir(join(tree, 'boot'))).find((name) => name.startsWith('vmlinuz-'));
-    if (image === undefined) throw new Error(`${KERNEL_PACKAGE} has no boot/vmlinuz-*; Debian may have moved it`);
+    if (image === undefined)
+      throw new Error(`${KERNEL_PACKAGE} has no boot/vmlinuz-*; Debian may have moved it`);
     await copyFile(join(tree, 'boot', image), join(directory, 'vmlinuz'));
     const modulesTree = join(tree, 'usr/lib/modules');
     const files = await readdir(modulesTree, { recursive: true });
     for (const [index, name] of MODULES.entries()) {
       const file = files.find((candidate) => candidate.endsWith(`/${name}.ko.xz`));
-      if (file === undefined) throw new Error(`${KERNEL_PACKAGE} has no module ${name}; it may be built in by now`);
+      if (file === undefined)
+        throw new Error(`${KERNEL_PACKAGE} has no module ${name}; it may be built in by now`);
       const content = await decompressXz(join(modulesTree, file));
       await writeFile(join(directory, 'modules', `${String(index).padStart(2, '0')}-${name}.ko`), content);
     }

@@ -129,6 +129,8 @@ describe('GuestObserver', () => {
 
   it('names what it waited for in vain', async () => {
     await card('source');
-    await expect(observer.waitFor('become ready', (heard) => heard.ready, 20)).rejects.toThrow(GuestTimeoutError);
+    await expect(observer.waitFor('become ready', (heard) => heard.ready, 20)).rejects.toThrow(
+      GuestTimeoutError,
+    );
   });
 });

@@ -41,7 +41,9 @@ export class GuestTimeoutError extends Error {
   readonly code = 'NASMIG_LAB_GUEST_TIMEOUT';
   constructor(what: string, timeoutMs: number, last: Beacon | null) {
     const heard = last ? `last beacon: ${JSON.stringify(last)}` : 'nothing was heard of it';
-    super(`the guest did not ${what} within ${timeoutMs} ms; ${heard}; see its serial log in the run's directory`);
+    super(
+      `the guest did not ${what} within ${timeoutMs} ms; ${heard}; see its serial log in the run's directory`,
+    );
     this.name = 'GuestTimeoutError';
   }
 }
@@ -190,7 +192,8 @@ export class GuestObserver {
       this.#repeated++;
       return;
     }
-    if (previous) this.#gap({ gapMs: atMs - previous.atMs, beganAtMs: previous.atMs, from: previous.socket, to: label });
+    if (previous)
+      this.#gap({ gapMs: atMs - previous.atMs, beganAtMs: previous.atMs, from: previous.socket, to: label });
     this.#last = { beacon, socket: label, atMs };
     this.#current = socket;
     this.#events.emit('beacon', beacon);

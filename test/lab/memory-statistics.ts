@@ -16,7 +16,10 @@ export interface MemoryStatistics {
 }
 
 /** Compares by 64-bit hashes: among a million blocks a false match is less likely than 1 in 10 million. */
-export async function countPagesOnDisk(memoryPath: string, diskPath: string | null): Promise<MemoryStatistics> {
+export async function countPagesOnDisk(
+  memoryPath: string,
+  diskPath: string | null,
+): Promise<MemoryStatistics> {
   const { h64Raw } = await createXxhash();
   const blocks = new Set<bigint>();
   if (diskPath !== null) {

@@ -76,7 +76,10 @@ function diskArguments(options: QemuGuestOptions): string[] {
   if (options.diskPath === null) return [];
   const direct = (options.diskDirect ?? true) ? 'on' : 'off';
   return [
-    ...['-blockdev', `driver=file,node-name=disk-file,filename=${escapeComma(options.diskPath)},cache.direct=${direct}`],
+    ...[
+      '-blockdev',
+      `driver=file,node-name=disk-file,filename=${escapeComma(options.diskPath)},cache.direct=${direct}`,
+    ],
     ...['-blockdev', `driver=raw,node-name=disk,file=disk-file,cache.direct=${direct}`],
     ...['-device', 'virtio-blk-pci,id=disk0,drive=disk'],
   ];
@@ -96,7 +99,11 @@ function startArguments(start: QemuStart): string[] {
     case 'boot':
       return [];
     case 'state':
-      return ['-S', '-incoming', readsFiles(start.savedBy) ? `file:${start.path}` : `exec:cat '${start.path}'`];
+      return [
+        '-S',
+        '-incoming',
+        readsFiles(start.savedBy) ? `file:${start.path}` : `exec:cat '${start.path}'`,
+      ];
     case 'incoming':
       return ['-incoming', 'defer'];
   }

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { QmpClient, QmpClosedError, QmpCommandError, QmpProtocolError, QmpTimeoutError } from './qmp.ts';
 
-const GREETING = '{"QMP": {"version": {"qemu": {"micro": 13, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}\r\n';
+const GREETING =
+  '{"QMP": {"version": {"qemu": {"micro": 13, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}\r\n';
 
 interface Command {
   execute: string;
@@ -96,7 +97,8 @@ describe('QmpClient', () => {
     const { client } = await connected((command, socket) => {
       waiting.push(command);
       if (waiting.length < 2) return;
-      for (const { id, execute } of waiting.reverse()) socket.write(`{"return": {"of": "${execute}"}, "id": ${id}}\n`);
+      for (const { id, execute } of waiting.reverse())
+        socket.write(`{"return": {"of": "${execute}"}, "id": ${id}}\n`);
     });
     expect(await Promise.all([client.execute('a'), client.execute('b')])).toEqual([{ of: 'a' }, { of: 'b' }]);
   });
@@ -127,12 +129,16 @@ describe('QmpClient', () => {
   it('keeps events with their time, for those who ask later and those who wait', async () => {
     const { qemu, client } = await connected(() => undefined);
     const waiting = client.waitForEvent((event) => event.name === 'RESUME', 1_000);
-    qemu.socket?.write('{"timestamp": {"seconds": 5, "microseconds": 250000}, "event": "STOP"}\n{"timestamp": ');
+    qemu.socket?.write(
+      '{"timestamp": {"seconds": 5, "microseconds": 250000}, "event": "STOP"}\n{"timestamp": ',
+    );
     qemu.socket?.write('{"seconds": 6, "microseconds": 1}, "event": "RESUME", "data": {"a": 1}}\n');
     expect(await waiting).toEqual({ name: 'RESUME', data: { a: 1 }, timestampMs: 6000.001 });
     const stop = await client.waitForEvent((event) => event.name === 'STOP', 1_000);
     expect(stop.timestampMs).toBe(5250);
-    await expect(client.waitForEvent((event) => event.name === 'STOP', 20, 1)).rejects.toBeInstanceOf(QmpTimeoutError);
+    await expect(client.waitForEvent((event) => event.name === 'STOP', 20, 1)).rejects.toBeInstanceOf(
+      QmpTimeoutError,
+    );
   });
 
   it('ends commands and waiters when QEMU goes', async () => {

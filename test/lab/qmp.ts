@@ -126,7 +126,8 @@ export class QmpClient {
         reject,
         timer,
       });
-      const message = args === undefined ? { execute: command, id } : { execute: command, arguments: args, id };
+      const message =
+        args === undefined ? { execute: command, id } : { execute: command, arguments: args, id };
       this.#socket.write(`${JSON.stringify(message)}\n`);
     });
   }
@@ -194,9 +195,7 @@ export class QmpClient {
     clearTimeout(pending.timer);
     const error = message['error'];
     if (isObject(error)) {
-      pending.reject(
-        new QmpCommandError(pending.command, String(error['class']), String(error['desc'])),
-      );
+      pending.reject(new QmpCommandError(pending.command, String(error['class']), String(error['desc'])));
     } else pending.resolve(message['return']);
   }
 

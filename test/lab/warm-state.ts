@@ -82,11 +82,14 @@ export async function ensureWarmState(
     profile.memoryMiB,
     profileKernelArguments(profile),
   ];
-  const directory = await ensureBuilt(join(GUESTS_DIRECTORY, `state-${suite}-${recipeDigest(recipe)}`), async (path) => {
-    say(`booting a '${profileName}' guest under QEMU of ${suite} to save its warm state`);
-    await mkdir(path, { recursive: true });
-    await saveWarmState(path, { profile, root, kernel, diskPath: disk.path });
-  });
+  const directory = await ensureBuilt(
+    join(GUESTS_DIRECTORY, `state-${suite}-${recipeDigest(recipe)}`),
+    async (path) => {
+      say(`booting a '${profileName}' guest under QEMU of ${suite} to save its warm state`);
+      await mkdir(path, { recursive: true });
+      await saveWarmState(path, { profile, root, kernel, diskPath: disk.path });
+    },
+  );
   const saved = JSON.parse(await readFile(join(directory, 'saved.json'), 'utf8')) as SavedFacts;
   const diskTemplatePath = join(directory, 'disk.img');
   return {
@@ -113,7 +116,9 @@ export function guestOptions(
   start: { kind: 'state' } | { kind: 'incoming' },
 ): QemuStartOptions {
   const from: QemuStart =
-    start.kind === 'state' ? { kind: 'state', path: state.statePath, savedBy: state.qemuVersion } : { kind: 'incoming' };
+    start.kind === 'state'
+      ? { kind: 'state', path: state.statePath, savedBy: state.qemuVersion }
+      : { kind: 'incoming' };
   return { ...place, ...machineOptions(state), start: from };
 }
 
@@ -153,12 +158,19 @@ async function saveWarmState(
       start: { kind: 'boot' },
     });
     const ready = await observer.waitFor('become ready', (beacon) => beacon.ready, READY_TIMEOUT_MS);
-    await observer.waitFor('settle', (beacon) => beacon.counter > ready.counter + SETTLE_BEACONS, READY_TIMEOUT_MS);
+    await observer.waitFor(
+      'settle',
+      (beacon) => beacon.counter > ready.counter + SETTLE_BEACONS,
+      READY_TIMEOUT_MS,
+    );
     await qemu.pause();
     await qemu.dumpMemory(dumpPath, of.profile.memoryMiB);
     await qemu.saveState(join(directory, 'state'));
     await qemu.quit();
-    const facts: SavedFacts = { memory: await countPagesOnDisk(dumpPath, diskPath), qemuVersion: qemu.version };
+    const facts: SavedFacts = {
+      memory: await countPagesOnDisk(dumpPath, diskPath),
+      qemuVersion: qemu.version,
+    };
     await writeFile(join(directory, 'saved.json'), JSON.stringify(facts));
   } finally {
     await observer.close();

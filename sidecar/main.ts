@@ -1,0 +1,69 @@
+// The sidecar's process, in the container that the operator's webhook adds to a virt-launcher pod. First of all it makes the
+// directory of migration sockets, before virt-handler does: whoever makes it owns it. Only then the rest is loaded.
+// SIGTERM ends it within a second, whatever hangs. Environment and command line: docs/sidecar.md.
+
+import { endProcess } from './agent/end-process.ts';
+import { socketDirectoryFrom } from './agent/socket-directory-path.ts';
+import { Interposer, type InterposerEvent } from './interposer/interposer.ts';
+
+/** SIGTERM to the end, at most: 100 ms below the promised second. */
+const STOP_MS = 900;
+
+/** What the interposer reports before there is anybody to hear it. */
+const early: InterposerEvent[] = [];
+let report = (event: InterposerEvent): void => void early.push(event);
+let interposer: Interposer | undefined;
+let socketProblem = '';
+try {
+  interposer = new Interposer({
+    directory: socketDirectoryFrom(process.env),
+    report: (event) => report(event),
+  });
+} catch (error) {
+  socketProblem = error instanceof Error ? error.message : String(error);
+}
+
+/** Until the agent is there, SIGTERM has only the directory to be left as it was. */
+let stop = (_signal: string): void => end(0);
+process.once('SIGTERM', () => stop('SIGTERM'));
+process.once('SIGINT', () => stop('SIGINT'));
+
+const [{ pino }, { Agent }, { AgentConfigError, agentConfigFrom }] = await Promise.all([
+  import('pino'),
+  import('./agent/agent.ts'),
+  import('./agent/agent-config.ts'),
+]);
+
+const log = pino(
+  { base: null, level: process.env['NASMIG_LOG_LEVEL'] ?? 'info' },
+  pino.destination({ fd: 1, sync: true }),
+);
+
+process.on('uncaughtException', (error) => {
+  log.fatal({ code: (error as { code?: unknown }).code, stack: error.stack }, error.message);
+  end(1);
+});
+
+try {
+  const config = agentConfigFrom(process.env);
+  const agent = new Agent({ config, interposer, socketProblem, log });
+  stop = (signal) => {
+    log.info({ signal }, 'told to stop');
+    setTimeout(() => end(0), STOP_MS);
+    void agent.stop().then(() => end(0));
+  };
+  report = (event) => agent.onInterposer(event);
+  for (const event of early.splice(0)) agent.onInterposer(event);
+  await agent.start();
+  log.info({ upMs: Math.round(performance.now()), release: config.release }, 'sidecar is up');
+} catch (error) {
+  const code = error instanceof AgentConfigError ? error.code : undefined;
+  log.fatal({ code }, error instanceof Error ? error.message : String(error));
+  end(2);
+}
+
+/** Gives back what is taken, and ends this process at once. */
+function end(code: number): never {
+  interposer?.stop();
+  return endProcess(code);
+}
