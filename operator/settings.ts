@@ -33,6 +33,8 @@ const environmentSchema = z.object({
   NASMIG_SHARED_DRIVERS: list.default([...defaultSharedFileSystemDrivers]),
   NASMIG_WORKERS: z.coerce.number().int().min(1).max(64).default(8),
   NASMIG_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  /** Of the leader's Lease; renewed every seventh of it, given up at two thirds. */
+  NASMIG_LEASE_SECONDS: z.coerce.number().int().min(2).max(60).default(15),
   NASMIG_INJECTION: z.enum(['true', 'false']).default('true'),
 });
 
@@ -98,6 +100,10 @@ export function settingsFrom(environment: NodeJS.ProcessEnv): OperatorSettings {
       memory: data.NASMIG_SIDECAR_MEMORY,
       indexMemory: data.NASMIG_INDEX_MEMORY,
     },
-    lease: { durationMs: 15_000, renewDeadlineMs: 10_000, retryMs: 2000 },
+    lease: {
+      durationMs: data.NASMIG_LEASE_SECONDS * 1000,
+      renewDeadlineMs: (data.NASMIG_LEASE_SECONDS * 1000 * 2) / 3,
+      retryMs: (data.NASMIG_LEASE_SECONDS * 1000) / 7.5,
+    },
   };
 }

@@ -1,0 +1,153 @@
+// The whole sidecar in the KubeVirt path: ARM, HOLDING, GO and framed connections through libvirt and the proxies, and a
+// plain migration, with its reason told, when a part of it is missing. Needs root, and what the lab needs.
+
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { ensureGuestDisk, ensureGuestKernel } from '../lab/guest-image.ts';
+import { GuestObserver } from '../lab/guest-observer.ts';
+import { startAgentSidecar } from './agent-sidecar.ts';
+import type { Container } from './container.ts';
+import { type CoordinatedPod, LabCoordinator } from './coordinator.ts';
+import { GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
+import { LauncherLab } from './launcher-lab.ts';
+import type { LauncherPod } from './launcher-pod.ts';
+import { LiveMigration, type MigrationFlags } from './live-migration.ts';
+
+const GUEST = { memoryMiB: 384, readMiB: 160, randomMiB: 16, textMiB: 0, churnMiB: 0 };
+const VOLUME = 'rootdisk';
+/** Sampling begins at once and is not slowed down. */
+const EAGER_INDEX = { NASMIG_INDEX_DELAY_MS: '0', NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30) };
+const SAMPLED_TIMEOUT_MS = 120_000;
+
+interface Home {
+  readonly pod: LauncherPod;
+  readonly admitted: CoordinatedPod;
+  readonly sidecar: Container | undefined;
+}
+
+let lab: LauncherLab;
+let coordinator: LabCoordinator;
+let observer: GuestObserver;
+let volume: Awaited<ReturnType<LauncherLab['addVolume']>>;
+let bootDirectory: string;
+/** Where the guest is. */
+let home: Home;
+const migrations: LiveMigration[] = [];
+
+beforeAll(async () => {
+  const [kernel, disk] = await Promise.all([ensureGuestKernel(), ensureGuestDisk()]);
+  lab = await LauncherLab.start();
+  coordinator = await LabCoordinator.start(join(lab.lab.run.path, 'hub'));
+  await lab.exposeHub(coordinator.socket);
+  volume = await lab.addVolume(VOLUME, disk.path);
+  bootDirectory = await layBootDirectory(join(lab.lab.run.path, 'boot'), kernel);
+  observer = new GuestObserver();
+  home = await newHome('source', EAGER_INDEX);
+  await home.pod.defineDomain(guestDomain(GUEST));
+  await home.pod.startDomain(GUEST_DOMAIN);
+  await observer.waitFor('become ready', (beacon) => beacon.ready, 180_000);
+  await home.sidecar?.process.waitForOutput(/"index sampled"/, SAMPLED_TIMEOUT_MS);
+}, 600_000);
+
+afterEach(async () => {
+  for (const migration of migrations.splice(0)) await migration.finish();
+});
+
+afterAll(async () => {
+  await observer?.close();
+  await coordinator?.stop();
+  const keepLogsIn = process.env['NASMIG_LAB_LOGS'];
+  await lab?.close(keepLogsIn === undefined ? {} : { keepLogsIn });
+});
+
+/** A pod with a sidecar that is connected, or without one. */
+async function newHome(
+  place: 'source' | 'target',
+  env: Readonly<Record<string, string>> | 'no sidecar' = {},
+): Promise<Home> {
+  const pod = await lab.startPod(place, { disks: [volume[place]], bootDirectory });
+  await pod.attachObserver(observer);
+  const admitted = await coordinator.admit(pod.name);
+  if (env === 'no sidecar') return { pod, admitted, sidecar: undefined };
+  const sidecar = await startAgentSidecar(pod, admitted, { env });
+  await coordinator.waitForConnection(admitted);
+  return { pod, admitted, sidecar };
+}
+
+function nextHome(env: Readonly<Record<string, string>> | 'no sidecar' = {}): Promise<Home> {
+  return newHome(lab.placeOf(home.pod) === 'source' ? 'target' : 'source', env);
+}
+
+function migrationTo(target: Home, flags: MigrationFlags = {}): LiveMigration {
+  const sides = { source: lab.side(home.pod), target: lab.side(target.pod) };
+  const migration = new LiveMigration({ ...sides, domain: GUEST_DOMAIN, flags });
+  migrations.push(migration);
+  return migration;
+}
+
+function coordinate(migration: LiveMigration, target: Home): void {
+  coordinator.coordinate({
+    migrationUid: migration.migrationUid,
+    source: home.admitted,
+    target: target.admitted,
+    volumes: [VOLUME],
+  });
+}
+
+/** From the target's listeners to the cleaning up; the guest must have moved and be in health. */
+async function migrate(migration: LiveMigration, target: Home): Promise<{ elapsedMs: number }> {
+  await migration.prepareTarget();
+  await migration.prepareSource();
+  const result = await migration.perform();
+  await migration.finish();
+  expect(result).toMatchObject({ succeeded: true, error: '' });
+  expect(await home.pod.domainState(GUEST_DOMAIN)).toBe('shut off');
+  expect(await target.pod.domainState(GUEST_DOMAIN)).toBe('running');
+  observer.mark();
+  await observer.waitForNext(10_000);
+  await observer.command({ kind: 'verifyAll' });
+  expect(observer.report()).toMatchObject({ selfCheck: 'ok', repeatedCounters: 0, failure: '' });
+  return result;
+}
+
+/** The old pod ends, as after a migration in KubeVirt; its sidecar within a second. */
+async function moveTo(target: Home): Promise<void> {
+  if (home.sidecar !== undefined) expect((await home.sidecar.stop()).elapsedMs).toBeLessThan(1000);
+  await home.pod.stop();
+  home = target;
+}
+
+const logOf = async (of: Home): Promise<string> =>
+  of.sidecar === undefined ? '' : readFile(of.sidecar.process.logPath, 'utf8');
+
+describe('the sidecar in a libvirt migration', () => {
+  it.each([8, 0])('accelerates with %i multifd channels', async (channels) => {
+    const target = await nextHome();
+    const migration = migrationTo(target, { channels });
+    coordinate(migration, target);
+    await migrate(migration, target);
+    const source = await coordinator.waitForResult(migration.migrationUid, 'source');
+    const destination = await coordinator.waitForResult(migration.migrationUid, 'target');
+    expect(source).toMatchObject({ outcome: 'accelerated', resends: 0 });
+    expect(destination).toMatchObject({ outcome: 'accelerated', qemuBytes: source.qemuBytes });
+    expect(source.pages.reference).toBeGreaterThan(10_000);
+    expect(destination.nasBytes).toBeGreaterThanOrEqual(source.pages.reference * 4096);
+    expect(source.linkBytes).toBeLessThan(source.qemuBytes / 2);
+    console.log(JSON.stringify({ channels, source, destination }));
+    coordinator.record(migration.migrationUid);
+    await moveTo(target);
+  });
+
+  it('goes plain when only its source was armed', async () => {
+    const target = await nextHome('no sidecar');
+    const migration = migrationTo(target);
+    coordinate(migration, target);
+    const { elapsedMs } = await migrate(migration, target);
+    const result = await coordinator.waitForResult(migration.migrationUid, 'source');
+    expect(result).toMatchObject({ outcome: 'raw', reason: 'NoGo' });
+    expect(elapsedMs).toBeGreaterThan(2000);
+    expect(await logOf(home)).toMatch(/"reason":"NoGo".*"not accelerated"/);
+    await moveTo(target);
+  });
+});
