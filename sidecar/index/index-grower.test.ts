@@ -10,7 +10,7 @@ const SEED = { hi: 8, lo: 9 };
 function setUp(blocks: number, options: { maxQueued?: number; bytesPerSecond?: number } = {}) {
   const volume = new MemoryVolume('a', patternBlocks(blocks));
   const index = BlockIndex.create({ volumes: [volume], seed: SEED, budgetBytes: 16 << 20 });
-  const grower = new IndexGrower({ index, volumes: [volume], ...options });
+  const grower = new IndexGrower({ index, volumes: [volume], maxInFlight: 4, ...options });
   const knows = (block: number) => {
     const hasher = new PageHasher(SEED);
     hasher.hash(volume.content, block * PAGE_BYTES);
@@ -106,5 +106,23 @@ describe('IndexGrower', () => {
     await grower.idle();
     expect(index.count).toBe(0);
     expect(volume.reads).toHaveLength(4);
+  });
+
+  it('is caught up when what was asked for until then is in the index', async () => {
+    const { grower, knows } = setUp(32 * 8);
+    expect(grower.caughtUp()).toBeUndefined();
+    for (let extent = 0; extent < 8; extent++) grower.grow(0, extent * 32);
+    await grower.caughtUp();
+    expect([0, 31, 100, 255].every(knows)).toBe(true);
+    expect(grower.caughtUp()).toBeUndefined();
+  });
+
+  it('lets nobody wait when it is closed', async () => {
+    const { grower } = setUp(32 * 8);
+    grower.grow(0, 0);
+    const waiting = grower.caughtUp();
+    grower.close();
+    await waiting;
+    expect(grower.caughtUp()).toBeUndefined();
   });
 });

@@ -43,12 +43,17 @@ describe('parseBeacon', () => {
   });
 
   it.each([
-    ['too short', (frame: Buffer) => frame.subarray(0, 167)],
-    ['another ethertype', (frame: Buffer) => (frame.writeUInt16BE(0x0806, 12), frame)],
-    ['another magic', (frame: Buffer) => (frame.write('NMGC', 14), frame)],
-    ['another version', (frame: Buffer) => (frame.writeUInt16BE(2, 18), frame)],
-  ])('takes a frame that is %s for something else', (_what, change) => {
-    expect(parseBeacon(change(beaconFrame()))).toBeNull();
+    ['another ethertype', (frame: Buffer) => frame.writeUInt16BE(0x0806, 12)],
+    ['another magic', (frame: Buffer) => frame.write('NMGC', 14)],
+    ['another version', (frame: Buffer) => frame.writeUInt16BE(2, 18)],
+  ])('takes a frame of %s for something else', (_what, change) => {
+    const frame = beaconFrame();
+    change(frame);
+    expect(parseBeacon(frame)).toBeNull();
+  });
+
+  it('takes a frame that is too short for something else', () => {
+    expect(parseBeacon(beaconFrame().subarray(0, 167))).toBeNull();
   });
 
   it('does not believe a text length beyond its field', () => {

@@ -13,7 +13,7 @@ const BASE: QemuGuestOptions = {
   start: { kind: 'boot' },
 };
 
-function valueOf(args: string[], option: string): string | undefined {
+function argument(args: string[], option: string): string | undefined {
   const index = args.indexOf(option);
   return index < 0 ? undefined : args[index + 1];
 }
@@ -21,12 +21,12 @@ function valueOf(args: string[], option: string): string | undefined {
 describe('qemuArguments', () => {
   it('emulates by default, with one CPU and no default devices', () => {
     const args = qemuArguments(BASE);
-    expect(valueOf(args, '-accel')).toBe('tcg,thread=single');
-    expect(valueOf(args, '-cpu')).toBe('qemu64');
-    expect(valueOf(args, '-machine')).toBe('q35');
-    expect(valueOf(args, '-m')).toBe('64');
+    expect(argument(args, '-accel')).toBe('tcg,thread=single');
+    expect(argument(args, '-cpu')).toBe('qemu64');
+    expect(argument(args, '-machine')).toBe('q35');
+    expect(argument(args, '-m')).toBe('64');
     expect(args).toContain('-nodefaults');
-    expect(valueOf(args, '-append')).toMatch(/console=ttyS0 .*nasmig\.read=1$/);
+    expect(argument(args, '-append')).toMatch(/console=ttyS0 .*nasmig\.read=1$/);
   });
 
   it('differs between the sides of a migration only by how QEMU starts', () => {
@@ -48,7 +48,9 @@ describe('qemuArguments', () => {
 
   it('opens the disk uncached unless told otherwise, and doubles commas in its name', () => {
     const args = qemuArguments({ ...BASE, diskPath: '/a,b' });
-    expect(valueOf(args, '-blockdev')).toBe('driver=file,node-name=disk-file,filename=/a,,b,cache.direct=on');
+    expect(argument(args, '-blockdev')).toBe(
+      'driver=file,node-name=disk-file,filename=/a,,b,cache.direct=on',
+    );
     expect(qemuArguments({ ...BASE, diskDirect: false }).join(' ')).toContain('cache.direct=off');
   });
 
