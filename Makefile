@@ -9,7 +9,7 @@ SETUP := hack/setup.sh
 # The machine's own Node may be too old: the one from the npm package comes first.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/local/go/bin
 
-.PHONY: help demo test check unit types lint format setup clean
+.PHONY: help setup demo test test-lab bench microbench check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -24,6 +24,18 @@ demo: ## live-migrate a real VM twice, plainly and NAS-aware, and compare (GUEST
 test: ## everything CI checks: check, property tests, a smoke subset of the lab
 	@$(SETUP) node lab
 	@node hack/run-tests.ts types lint unit property lab-smoke
+
+test-lab: ## the whole lab: network, NAS, recorders, libvirt in launcher-shaped pods (half an hour)
+	@$(SETUP) node lab
+	@node hack/run-tests.ts lab
+
+bench: ## plain, multifd zstd and NAS-aware side by side (GROUPS="warm-200 ..." RUNS=3); writes build/bench.json and docs/benchmarks.md
+	@$(SETUP) node lab
+	@node bench/migrations.ts $(if $(RUNS),--runs $(RUNS)) $(GROUPS)
+
+microbench: ## page finder, index and link codec in GB/s
+	@$(SETUP) node
+	@for program in page-finder block-index link-codec; do echo "== $$program"; node bench/$$program.ts; done
 
 check: ## types, lint, unit tests (under 2 minutes)
 	@$(SETUP) node

@@ -113,6 +113,11 @@ describe('bringing two sidecars together', () => {
     expect(isFramed(framed.state)).toBe(true);
   });
 
+  it('does not arm a side again that has told its result', () => {
+    const { sent } = run([{ type: 'message', message: exampleResult }, connected('source')]);
+    expect(sent).toEqual([]);
+  });
+
   it('ignores answers to an earlier session, but never a result', () => {
     const stale: CoordinationEvent = {
       type: 'message',

@@ -93,6 +93,7 @@ function onConnected(
   event: { role: Role; phase?: SidePhase; reason?: Reason },
 ): CoordinationStep {
   const { role, phase, reason } = event;
+  if (state[role].phase === 'finished') return { state, effects: [] };
   if (phase === undefined || phase === 'arming') {
     if (state.given !== undefined || state.go) return { state, effects: [] };
     return {

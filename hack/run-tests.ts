@@ -26,6 +26,7 @@ const SUITES: Readonly<Record<string, Suite>> = {
   },
   unit: vitest('unit tests'),
   property: vitest('property tests', '--config', 'test/property.vitest.config.ts'),
+  lab: vitest('lab', '--config', 'test/lab/vitest.config.ts'),
   'lab-smoke': vitest('lab, smoke subset', '--config', 'test/lab/smoke.vitest.config.ts'),
 };
 

@@ -3,12 +3,14 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { OperatorWorld } from '../test/control-plane/operator-world.ts';
 import { resources } from './kubernetes/resources.ts';
+import { hasSidecar } from './kubevirt/launcher-pod.ts';
 
 let world: OperatorWorld;
 
 beforeAll(async () => {
   world = await OperatorWorld.start();
   world.spawnOperator();
+  await world.operatorReady();
 }, 180_000);
 
 afterEach(() => world.stopSidecars());
@@ -35,6 +37,7 @@ describe('an operator that is killed', () => {
       await at('pending');
       const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
       await at('handed-off');
+    setTimeout(async () => console.log('DBG', JSON.stringify(await world.statusOf(where)), targetPod.spec?.initContainers?.length), 8000);
       const target = await world.sidecarOf(targetPod);
       await vi.waitFor(() => expect([source.state.phase, target.state.phase]).toEqual(['armed', 'armed']), {
         timeout: 30_000,
@@ -68,4 +71,20 @@ describe('an operator that is killed', () => {
     },
     120_000,
   );
+
+  it('while a target pod is made leaves that migration plain, and says so', async () => {
+    const where = await world.shop();
+    const source = await world.sidecarOf(where.vm.pod);
+    await world.migrate(where);
+    const vmim = await world.kubevirt.migrationOf(where.vm, 30_000);
+    await world.killOperator('SIGKILL');
+    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
+    expect(hasSidecar(targetPod)).toBe(false);
+    world.spawnOperator();
+    await world.operatorReady();
+    await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
+    const status = await world.waitForPhase(where, 'Succeeded', 'move-db', 40_000);
+    expect(status.result).toMatchObject({ accelerated: false, attempt: 'Plain', reason: 'NoSidecar' });
+    expect(source.framed).toBe(false);
+  }, 120_000);
 });

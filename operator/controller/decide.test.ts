@@ -75,6 +75,7 @@ const pod = (name: string, facts: Partial<PodFacts> = {}): PodFacts => ({
 
 const view = (facts: Partial<CoordinationView> = {}): CoordinationView => ({
   go: false,
+  over: false,
   reason: undefined,
   detail: undefined,
   armingSeconds: undefined,
@@ -455,6 +456,17 @@ describe('the end', () => {
       }),
     );
     expect(decision.effects).toMatchObject([{ type: 'coordinate', order: { over: true } }]);
+    const collecting = decide(
+      snapshot({
+        migration: nam({}, decision.status),
+        vmim: vmim('Succeeded'),
+        vmi: handedOff(),
+        targetPod: pod('pod-b'),
+        coordination: view({ over: true }),
+      }),
+    );
+    expect(collecting.status?.phase).toBe('Migrating');
+    expect(collecting.effects).toEqual([]);
   });
 });
 

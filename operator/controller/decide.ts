@@ -253,15 +253,14 @@ function decideRunning(snapshot: Snapshot, vmim: Vmim): Decision {
 /** KubeVirt's migration is over. */
 function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
   const { coordination, nowMs, migration, vmi } = snapshot;
-  const order = orderOf(snapshot, vmim, undefined);
-  // After a restart the results come with the sidecars' reconnects; without a coordination they have nowhere to go.
+  // After a change of leader the results come with the sidecars' reconnects, and need a place to go.
   const wasArmed =
     migration.status.conditions?.some(({ type, status }) => type === 'Accelerated' && status !== 'False') ===
     true;
+  const order = coordination === undefined && wasArmed ? collectingOrder(snapshot, vmim) : undefined;
+  const isMissing = coordination?.results.source === undefined || coordination.results.target === undefined;
   const expected =
-    (coordination?.go === true &&
-      (coordination.results.source === undefined || coordination.results.target === undefined)) ||
-    (coordination === undefined && wasArmed && order !== undefined);
+    isMissing && (coordination?.go === true || coordination?.over === true || order !== undefined);
   const waitMs = snapshot.targetPod?.connected === false ? RECONNECT_WAIT_MS : RESULT_WAIT_MS;
   const leftMs = collectingSince(snapshot) + waitMs - nowMs;
   if (expected && leftMs > 0) {
@@ -273,10 +272,7 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
         message: `${vmim.metadata.name} is ${vmim.status.phase}`,
       },
     ]);
-    const effects: Effect[] =
-      coordination === undefined && order !== undefined
-        ? [{ type: 'coordinate', order: { ...order, over: true } }]
-        : [];
+    const effects: Effect[] = order === undefined ? [] : [{ type: 'coordinate', order }];
     return { status, effects, requeueAfterMs: Math.min(leftMs, 1000) };
   }
   if (vmim.status.phase === 'Succeeded') {
@@ -493,6 +489,25 @@ function orderOf(
     },
     sourcePodUid: sourcePod.uid,
     targetPodUid: targetPod?.belongsToVmi === true ? targetPod.uid : undefined,
+  };
+}
+
+/** Nobody is armed by it, so that it needs no more than to know whose results count. */
+function collectingOrder(
+  { sourcePod, targetPod, migration }: Snapshot,
+  vmim: Vmim,
+): CoordinationOrder | undefined {
+  const sourcePodUid = sourcePod?.uid ?? migration.status.source?.podUID;
+  if (sourcePodUid === undefined) return undefined;
+  return {
+    migrationUid: vmim.metadata.uid,
+    mode: 'accelerate',
+    downtimeLimitMs: DEFAULT_DOWNTIME_LIMIT_MS,
+    volumes: [],
+    limits: {},
+    sourcePodUid,
+    targetPodUid: targetPod?.uid ?? migration.status.target?.podUID,
+    over: true,
   };
 }
 

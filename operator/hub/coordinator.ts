@@ -35,6 +35,8 @@ export interface CoordinationOrder extends Omit<CoordinationPlan, 'epoch' | 'ses
 /** What is known of a migration's acceleration. */
 export interface CoordinationView {
   go: boolean;
+  /** Only results are collected. */
+  over: boolean;
   reason: Reason | undefined;
   detail: string | undefined;
   /** Set when both sides had their sockets: seconds from the target's ARMED to GO. */
@@ -131,7 +133,15 @@ export class Coordinator implements HubListener {
     const running = this.#running.get(migrationUid);
     if (running === undefined) return undefined;
     const { state, detail, armingSeconds, progress, results } = running;
-    return { go: state.go, reason: rawReason(state), detail, armingSeconds, progress, results };
+    return {
+      go: state.go,
+      over: running.order.over === true,
+      reason: rawReason(state),
+      detail,
+      armingSeconds,
+      progress,
+      results,
+    };
   }
 
   /** The result is stored: tells both sidecars, and forgets the migration and its key. */
@@ -238,12 +248,13 @@ export class Coordinator implements HubListener {
     const migrations = this.#byPod.get(podUid);
     if (migrations === undefined) this.#byPod.set(podUid, new Set([migrationUid]));
     else migrations.add(migrationUid);
-    const session = this.#sessions.get(podUid);
-    if (session !== undefined) this.#connect(running, session);
+    // A result that is there already comes first: who has finished is not armed again.
     const early = this.#early
       .get(podUid)
       ?.find((result) => result.migrationUid === migrationUid && result.role === role);
     if (early !== undefined) this.#onOwn(running, early);
+    const session = this.#sessions.get(podUid);
+    if (session !== undefined) this.#connect(running, session);
   }
 
   #connect(running: Running, session: Session): void {

@@ -3,7 +3,7 @@
 // own (`process`), which can then be killed.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { KubeConfig, type V1ConfigMap, type V1Pod } from '@kubernetes/client-node';
@@ -126,6 +126,21 @@ export class OperatorWorld {
       },
       stdio: ['ignore', 'inherit', 'inherit'],
     });
+  }
+
+  /** Waits until the operator, in whatever process, answers the webhook and leads. */
+  async operatorReady(): Promise<void> {
+    await vi.waitFor(
+      () =>
+        new Promise<void>((resolve, reject) => {
+          const socket = connect(this.settings.hubPort, HOST, () => {
+            socket.destroy();
+            resolve();
+          });
+          socket.on('error', reject);
+        }),
+      { timeout: 30_000, interval: 50 },
+    );
   }
 
   async killOperator(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
