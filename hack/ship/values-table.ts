@@ -24,8 +24,8 @@ const KEY = /^( *)([A-Za-z][A-Za-z0-9]*):(?: (.*))?$/;
 const COMMENT = /^ *# ?(.*)$/;
 
 /**
- * Every value with its comment. A name with nested names and no comment of its own is a group; one with a comment that ends in
- * a nested default (`resources`, `spec`) is one value. Throws {@link UndocumentedValueError}.
+ * Every value with its comment. A name with commented names below it is a group, whose own comment only introduces it; one
+ * whose nested default has no comments (`resources`) is one value. Throws {@link UndocumentedValueError}.
  */
 export function documentedValues(yaml: string): DocumentedValue[] {
   const lines = yaml.split('\n');
@@ -35,41 +35,29 @@ export function documentedValues(yaml: string): DocumentedValue[] {
   /** Names deeper than this belong to a value that is described whole. */
   let wholeDepth = Number.POSITIVE_INFINITY;
   for (const [index, line] of lines.entries()) {
-    const depthOf = (spaces: string) => spaces.length / 2;
     const key = KEY.exec(line);
     if (key === null) {
       const text = COMMENT.exec(line)?.[1];
-      if (text !== undefined) comment.push(text.trim());
-      else comment = [];
+      comment = text === undefined ? [] : [...comment, text.trim()];
       continue;
     }
-    const [, indentation = '', name = '', value = ''] = key;
-    const depth = depthOf(indentation);
-    if (depth > wholeDepth) {
-      comment = [];
-      continue;
-    }
+    const [, indentation = '', name = '', defaultText = ''] = key;
+    const depth = indentation.length / 2;
+    const description = comment.join(' ');
+    comment = [];
+    if (depth > wholeDepth) continue;
     wholeDepth = Number.POSITIVE_INFINITY;
     parents.length = depth;
     parents.push(name);
+    if (defaultText === '' && hasCommentBelow(lines, index, depth)) continue;
     const path = parents.join('.');
-    const isNested = value === '';
-    // A group's comment introduces it; its values have their own.
-    const isGroup = isNested && hasCommentBelow(lines, index, depth);
-    if (!isGroup) {
-      if (comment.length === 0) {
-        if (!isNested || !hasOnlyDocumentedNames(lines, index, depth)) throw new UndocumentedValueError(path, index + 1);
-      } else {
-        found.push({ path, description: comment.join(' '), defaultText: value });
-        if (isNested) wholeDepth = depth;
-      }
-    }
-    comment = [];
+    if (description === '') throw new UndocumentedValueError(path, index + 1);
+    found.push({ path, description, defaultText });
+    if (defaultText === '') wholeDepth = depth;
   }
   return found;
 }
 
-/** A group: the first line below, one level deeper, is a comment or a name that a comment follows among its siblings. */
 function hasCommentBelow(lines: readonly string[], index: number, depth: number): boolean {
   for (const line of lines.slice(index + 1)) {
     if (line.trim() === '') continue;
@@ -77,10 +65,6 @@ function hasCommentBelow(lines: readonly string[], index: number, depth: number)
     if (COMMENT.test(line)) return true;
   }
   return false;
-}
-
-function hasOnlyDocumentedNames(lines: readonly string[], index: number, depth: number): boolean {
-  return hasCommentBelow(lines, index, depth);
 }
 
 /** A Markdown table. */

@@ -113,7 +113,7 @@ async function measureIn(
     };
     const start = incoming
       ? ({ kind: 'incoming' } as const)
-      : ({ kind: 'state', path: state.statePath } as const);
+      : ({ kind: 'state' } as const);
     return Qemu.start(node, guestOptions(state, place, start));
   };
   say(`starting the ${scenario.profile} guest from its saved state`);
