@@ -5,6 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .cache
+# The project's own Node first, the machine's may be too old; Go where its own installer puts it, after everything else.
+export PATH="$PWD/node_modules/.bin:$PATH:/usr/local/go/bin"
 
 say() { printf 'setup: %s\n' "$*"; }
 
