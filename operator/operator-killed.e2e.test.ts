@@ -35,9 +35,10 @@ describe('an operator that is killed', () => {
       await at('created');
       const vmim = await world.kubevirt.migrationOf(where.vm, 30_000);
       await at('pending');
+      // Without us the webhook does not answer, and a pod that is made then has no sidecar: that is the next test.
+      await world.operatorReady();
       const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
       await at('handed-off');
-    setTimeout(async () => console.log('DBG', JSON.stringify(await world.statusOf(where)), targetPod.spec?.initContainers?.length), 8000);
       const target = await world.sidecarOf(targetPod);
       await vi.waitFor(() => expect([source.state.phase, target.state.phase]).toEqual(['armed', 'armed']), {
         timeout: 30_000,

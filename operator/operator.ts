@@ -1,6 +1,6 @@
 // The operator as one object that can be started and stopped, in a cluster by main.ts and in tests directly. Every replica
 // keeps caches and answers the webhook; the leader alone runs hub, controller and adoption, within one term of its lease.
-import { randomBytes } from 'node:crypto';
+import { randomBytes, X509Certificate } from 'node:crypto';
 import type { KubeConfig } from '@kubernetes/client-node';
 import { type Logger, pino } from 'pino';
 import { AuthorityStore, isDue, issueServing } from './certificates/authority.ts';
@@ -10,6 +10,7 @@ import { type Caches, createCaches, startCaches, stopCaches } from './controller
 import { ClaimDrivers } from './controller/claims.ts';
 import { Controller } from './controller/controller.ts';
 import { readPolicy, selectPolicy } from './controller/policies.ts';
+import { PolicyStatusWriter } from './controller/policy-status.ts';
 import { TokenReviewAuthenticator } from './hub/authenticator.ts';
 import { Coordinator } from './hub/coordinator.ts';
 import { Hub, type Session } from './hub/hub.ts';
@@ -45,6 +46,8 @@ export class Operator {
   #webhook: WebhookServer | undefined;
   #metricsServer: MetricsServer | undefined;
   #hub: Hub | undefined;
+  #controller: Controller | undefined;
+  #coordinator: Coordinator | undefined;
   #ready = false;
   #certificates: Promise<void> | undefined;
   #publisher: AuthorityPublisher | undefined;
@@ -54,7 +57,8 @@ export class Operator {
     this.#log = log;
     this.#api = new ApiClient(config, {
       userAgent: `nas-aware-migration/${settings.release}`,
-      onRequest: (method, status) => this.metrics.apiRequests.inc({ method, status: String(status) }),
+      onRequest: (method, resource, status) =>
+        this.metrics.apiRequests.inc({ method, resource, status: String(status) }),
     });
     this.#caches = createCaches(this.#api, (problem) =>
       log.warn({ problem }, 'watching the API server failed, it is tried again'),
@@ -69,14 +73,16 @@ export class Operator {
       retryMs: settings.lease.retryMs,
       onProblem: (problem) => log.warn({ problem }, 'leader election'),
     });
-    this.metrics.gauge(
-      'nasmig_hub_connections',
-      'Sidecars that are connected.',
-      () => this.#hub?.sessionCount ?? 0,
-    );
-    this.metrics.gauge('nasmig_leader', 'Whether this replica leads.', () =>
-      this.#hub === undefined ? 0 : 1,
-    );
+    this.metrics.sources = {
+      hubConnections: () => this.#hub?.sessionCount ?? 0,
+      isLeader: () => this.#hub !== undefined,
+      queueDepth: () => this.#controller?.queue.depth ?? 0,
+      activeMigrations: () => this.#coordinator?.runningCount ?? 0,
+      certificateExpirySeconds: () =>
+        this.#serving === undefined
+          ? 0
+          : new X509Certificate(this.#serving.certificatePem).validToDate.getTime() / 1000,
+    };
   }
 
   /** Starts, and returns when caches are filled and the webhook answers. Leadership may come later. */
@@ -256,6 +262,8 @@ export class Operator {
       },
     });
     this.#hub = hub;
+    this.#controller = controller;
+    this.#coordinator = coordinator;
     const publisher = new AuthorityPublisher({
       api: this.#api,
       caches,
@@ -265,6 +273,7 @@ export class Operator {
     });
     this.#publisher = publisher;
     publisher.publishAll();
+    const policyStatus = new PolicyStatusWriter({ api: this.#api, caches, log });
     controller.addAll();
     adoption.addAll();
     try {
@@ -272,8 +281,10 @@ export class Operator {
     } finally {
       log.info('no longer leading');
       this.#hub = undefined;
+      this.#controller = undefined;
+      this.#coordinator = undefined;
       this.#publisher = undefined;
-      await Promise.all([controller.stop(), adoption.stop(), publisher.stop()]);
+      await Promise.all([controller.stop(), adoption.stop(), publisher.stop(), policyStatus.stop()]);
       await hub.stop();
     }
   }

@@ -31,7 +31,9 @@ export class ToolBuildError extends Error {
   readonly code = 'NASMIG_SHIP_TOOL_BUILD';
 
   constructor(name: string, cause: string) {
-    super(`${name} could not be built: ${cause}\nIt needs Go and the Go module proxy; see hack/ship/tools.ts.`);
+    super(
+      `${name} could not be built: ${cause}\nIt needs Go and the Go module proxy; see hack/ship/tools.ts.`,
+    );
     this.name = 'ToolBuildError';
   }
 }
@@ -47,7 +49,18 @@ export async function ensureTool(name: ToolName): Promise<string> {
     // One package at a time and at low priority. No cgo: the program runs on any Linux.
     await run(
       'nice',
-      ['-n', '10', 'go', 'install', '-p', '1', '-trimpath', '-ldflags', '-s -w', `${tool.package}@${tool.version}`],
+      [
+        '-n',
+        '10',
+        'go',
+        'install',
+        '-p',
+        '1',
+        '-trimpath',
+        '-ldflags',
+        '-s -w',
+        `${tool.package}@${tool.version}`,
+      ],
       {
         env: { ...process.env, GOBIN: building, GOFLAGS: '', CGO_ENABLED: '0' },
         timeout: BUILD_TIMEOUT_MS,
@@ -79,5 +92,6 @@ if (import.meta.main) {
     console.error(`unknown tool ${unknown.join(', ')}; known: ${toolNames.join(', ')}`);
     process.exit(2);
   }
-  for (const name of wanted.length === 0 ? toolNames : (wanted as ToolName[])) console.log(await ensureTool(name));
+  for (const name of wanted.length === 0 ? toolNames : (wanted as ToolName[]))
+    console.log(await ensureTool(name));
 }

@@ -23,6 +23,8 @@ describe('documented values', () => {
       { path: 'resources', description: 'What it may use.', defaultText: '' },
       { path: 'peers', description: 'Who.', defaultText: '[]' },
     ]);
-    expect(valuesTable(values).split('\n')[2]).toBe('| `image.repository` | `a\\|b` | Where it is, without tag. |');
+    expect(valuesTable(values).split('\n')[2]).toBe(
+      '| `image.repository` | `a\\|b` | Where it is, without tag. |',
+    );
   });
 });

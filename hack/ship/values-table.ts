@@ -15,7 +15,9 @@ export class UndocumentedValueError extends Error {
   readonly code = 'NASMIG_SHIP_UNDOCUMENTED_VALUE';
 
   constructor(path: string, line: number) {
-    super(`values.yaml line ${line}: ${path} has no comment above it; say what it does and what its default means`);
+    super(
+      `values.yaml line ${line}: ${path} has no comment above it; say what it does and what its default means`,
+    );
     this.name = 'UndocumentedValueError';
   }
 }

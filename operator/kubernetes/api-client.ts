@@ -4,7 +4,7 @@
 import type { IncomingMessage } from 'node:http';
 import { Agent, type RequestOptions, request } from 'node:https';
 import type { KubeConfig, KubernetesListObject, KubernetesObject } from '@kubernetes/client-node';
-import { apiVersionOf, pathOf, type Resource } from './resources.ts';
+import { apiVersionOf, pathOf, type Resource, resourceOfPath } from './resources.ts';
 
 /** What the API server answered when it refused, with its reason and message. */
 export class ApiError extends Error {
@@ -39,6 +39,9 @@ export class ApiUnreachableError extends Error {
   }
 }
 
+/** Told of every request: its method, the plural of the resource, and the status (0: no answer). */
+export type RequestObserver = (method: string, resource: string, status: number) => void;
+
 export interface RequestSettings {
   query?: Record<string, string>;
   body?: unknown;
@@ -65,14 +68,11 @@ export class ApiClient {
   readonly #config: KubeConfig;
   readonly #server: URL;
   readonly #userAgent: string;
-  readonly #onRequest: (method: string, status: number) => void;
+  readonly #onRequest: RequestObserver;
   #agent: Agent | undefined;
   #credentials: { options: RequestOptions; readAtMs: number } | undefined;
 
-  constructor(
-    config: KubeConfig,
-    settings: { userAgent: string; onRequest?: (method: string, status: number) => void },
-  ) {
+  constructor(config: KubeConfig, settings: { userAgent: string; onRequest?: RequestObserver }) {
     this.#config = config;
     const cluster = config.getCurrentCluster();
     if (cluster === null)
@@ -202,12 +202,12 @@ export class ApiClient {
           ...(this.#agent === undefined ? {} : { agent: this.#agent }),
         },
         (response) => {
-          this.#onRequest(method, response.statusCode ?? 0);
+          this.#onRequest(method, resourceOfPath(path), response.statusCode ?? 0);
           resolve(response);
         },
       );
       call.on('error', (error) => {
-        this.#onRequest(method, 0);
+        this.#onRequest(method, resourceOfPath(path), 0);
         reject(new ApiUnreachableError(method, path, error.message));
       });
       call.end(body);

@@ -93,6 +93,14 @@ export function pathOf(target: Resource, namespace?: string, name?: string, subr
   return `/${parts.map(encodeURIComponent).join('/')}`;
 }
 
+/** The plural of the resource that a path is about, as {@link pathOf} makes it. */
+export function resourceOfPath(path: string): string {
+  const parts = path.split('/').slice(1);
+  const rest = parts[0] === 'api' ? parts.slice(2) : parts.slice(3);
+  // `namespaces/x/pods/…` is about pods, `namespaces` and `namespaces/x` about namespaces.
+  return (rest[0] === 'namespaces' && rest.length > 2 ? rest[2] : rest[0]) ?? '';
+}
+
 /** `namespace/name`, or the name alone: the key of an object in caches and queues. */
 export function keyOf(object: KubernetesObject): string {
   const { namespace, name = '' } = object.metadata ?? {};

@@ -7,6 +7,14 @@ const LATENCY_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 const DURATION_BUCKETS = [1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280];
 const DOWNTIME_BUCKETS = [0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.9, 2, 5];
 
+export interface GaugeSources {
+  hubConnections: () => number;
+  isLeader: () => boolean;
+  queueDepth: () => number;
+  activeMigrations: () => number;
+  certificateExpirySeconds: () => number;
+}
+
 export class OperatorMetrics {
   readonly registry = new Registry();
   readonly #registers = [this.registry];
@@ -78,8 +86,8 @@ export class OperatorMetrics {
   });
   readonly apiRequests = new Counter({
     name: 'nasmig_api_requests_total',
-    help: 'Requests to the API server by method and status; status 0 is no answer.',
-    labelNames: ['method', 'status'],
+    help: 'Requests to the API server; status 0 is no answer.',
+    labelNames: ['method', 'resource', 'status'],
     registers: this.#registers,
   });
   readonly hubRefusals = new Counter({
@@ -101,8 +109,34 @@ export class OperatorMetrics {
     registers: this.#registers,
   });
 
-  /** A gauge whose value is asked for when it is scraped. */
-  gauge(name: string, help: string, collect: () => number): void {
+  /** Where the gauges look when they are scraped; set by the operator. */
+  sources: GaugeSources = {
+    hubConnections: () => 0,
+    isLeader: () => false,
+    queueDepth: () => 0,
+    activeMigrations: () => 0,
+    certificateExpirySeconds: () => 0,
+  };
+
+  constructor() {
+    this.#gauge('nasmig_hub_connections', 'Sidecars that are connected.', () =>
+      this.sources.hubConnections(),
+    );
+    this.#gauge('nasmig_leader', 'Whether this replica leads.', () => (this.sources.isLeader() ? 1 : 0));
+    this.#gauge('nasmig_reconcile_queue_depth', 'Objects that wait for work on them.', () =>
+      this.sources.queueDepth(),
+    );
+    this.#gauge('nasmig_active_migrations', 'Migrations whose sidecars are coordinated.', () =>
+      this.sources.activeMigrations(),
+    );
+    this.#gauge(
+      'nasmig_certificate_expiry_timestamp_seconds',
+      'When the serving certificate of hub and webhook ends, if it is not renewed.',
+      () => this.sources.certificateExpirySeconds(),
+    );
+  }
+
+  #gauge(name: string, help: string, collect: () => number): void {
     new Gauge({
       name,
       help,

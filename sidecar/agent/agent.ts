@@ -166,6 +166,7 @@ export class Agent {
         for (const migrationUid of message.recorded) this.#unrecorded.delete(migrationUid);
         return;
       case 'recorded':
+        this.#log.debug({ migrationUid: message.migrationUid }, 'result recorded');
         this.#unrecorded.delete(message.migrationUid);
         return;
       case 'arm': {

@@ -6,7 +6,7 @@ function run(rate: LinkRate, fromMs: number, ms: number, bytesPerMs: number, que
   rate.sent(queue);
   for (let t = fromMs; t < fromMs + ms; t += 5) {
     rate.sent(bytesPerMs * 5);
-    rate.arrived(bytesPerMs * 5, t + 5);
+    rate.arrived(bytesPerMs * 5, t + 5, 1000);
   }
   return fromMs + ms;
 }
@@ -14,7 +14,7 @@ function run(rate: LinkRate, fromMs: number, ms: number, bytesPerMs: number, que
 describe('LinkRate', () => {
   it('learns the rate of a link that is kept busy', () => {
     const rate = new LinkRate();
-    run(rate, 0, 2000, 25_000, 1_000_000);
+    run(rate, 0, 2000, 25_000, 2_000_000);
     expect(rate.bytesPerSecond).toBeGreaterThan(24e6);
     expect(rate.bytesPerSecond).toBeLessThan(26.5e6);
     expect(rate.idle).toBe(false);
@@ -22,19 +22,19 @@ describe('LinkRate', () => {
 
   it('follows a link that becomes slower', () => {
     const rate = new LinkRate();
-    const at = run(rate, 0, 1000, 100_000, 4_000_000);
+    const at = run(rate, 0, 1000, 100_000, 6_000_000);
     run(rate, at, 2000, 10_000, 0);
     expect(rate.bytesPerSecond).toBeLessThan(12e6);
   });
 
   it('takes an idle link only as a lower bound', () => {
     const rate = new LinkRate();
-    const at = run(rate, 0, 1000, 25_000, 1_000_000);
-    for (let t = at + 5; rate.underWayBytes > 0; t += 5) rate.arrived(125_000, t);
+    const at = run(rate, 0, 1000, 25_000, 2_000_000);
+    for (let t = at + 5; rate.underWayBytes > 0; t += 5) rate.arrived(125_000, t, 1000);
     const learned = rate.bytesPerSecond;
     for (let t = at + 50; t < at + 2000; t += 10) {
       rate.sent(100);
-      rate.arrived(100, t);
+      rate.arrived(100, t, 1000);
     }
     expect(rate.idle).toBe(true);
     expect(rate.bytesPerSecond).toBe(learned);
@@ -42,5 +42,29 @@ describe('LinkRate', () => {
 
   it('starts from what the operator configured', () => {
     expect(new LinkRate(5_000_000).bytesPerSecond).toBe(5_000_000);
+  });
+
+  it('does not take the delay of an idle link, or of a busy peer, for its limit', () => {
+    const rate = new LinkRate();
+    let at = run(rate, 0, 1000, 25_000, 1_500_000);
+    for (; rate.underWayBytes > 0; at += 5) rate.arrived(125_000, at, 1000);
+    const learned = rate.bytesPerSecond;
+    // 5 MB/s that arrive 20 ms after they were sent.
+    rate.sent(100_000);
+    for (let t = at; t < at + 2000; t += 20) {
+      rate.sent(100_000);
+      rate.arrived(100_000, t + 20, 1000);
+    }
+    expect(rate.bytesPerSecond).toBe(learned);
+  });
+
+  it('learns with little under way, too, when that is all the sender may have', () => {
+    const rate = new LinkRate(25_000_000);
+    rate.sent(300_000);
+    for (let t = 0; t < 2000; t += 5) {
+      rate.sent(50_000);
+      rate.arrived(50_000, t + 5, 20);
+    }
+    expect(rate.bytesPerSecond).toBeLessThan(11e6);
   });
 });

@@ -7,7 +7,10 @@
 const WINDOW_MS = 100;
 
 /** What the kernel and the proxies take in at once says nothing of the link. */
-const MIN_BUSY_BYTES = 64 * 1024;
+const MIN_BUSY_BYTES = 128 * 1024;
+
+/** What arrives later than this waited for the link, not for the peer. */
+const LONGEST_IDLE_DELAY_MS = 50;
 
 /** Weight of a new window against the running estimate. */
 const GAIN = 0.3;
@@ -45,13 +48,17 @@ export class LinkRate {
     this.#underWayBytes += linkBytes;
   }
 
-  /** `linkBytes` more have arrived. */
-  arrived(linkBytes: number, nowMs: number): void {
+  /**
+   * `linkBytes` more have arrived.
+   * @param queueMs how much the sender lets be under way at most, in milliseconds of the known rate.
+   */
+  arrived(linkBytes: number, nowMs: number, queueMs: number): void {
     this.#windowStartMs ??= nowMs;
     this.#underWayBytes = Math.max(0, this.#underWayBytes - linkBytes);
     this.#windowBytes += linkBytes;
-    // With less under way than a fraction of what is known to fit into a window, the sender, not the link, was the limit.
-    const busyBytes = Math.max(MIN_BUSY_BYTES, (this.bytesPerSecond * WINDOW_MS) / 1000 / 16);
+    // Bytes are under way for a while on an idle link too: its delay, and a peer that is busy with other work.
+    const busyMs = Math.min(LONGEST_IDLE_DELAY_MS, queueMs / 2);
+    const busyBytes = Math.max(MIN_BUSY_BYTES, (this.bytesPerSecond * busyMs) / 1000);
     if (this.#underWayBytes <= busyBytes) this.#idleInWindow = true;
     this.#close(nowMs);
   }

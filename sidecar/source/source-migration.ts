@@ -22,6 +22,8 @@ const MIN_QUEUE_BYTES = 256 * 1024;
 const DECISION_BATCH_BYTES = 128 * 1024;
 
 const BULK_BATCH_BYTES = 1024 * 1024;
+/** With less than this under way, a batch of a MiB from every connection would be most of it. */
+const BULK_FROM_QUEUE_MS = 200;
 const BULK_QUEUE_BYTES = 4 * 1024 * 1024;
 
 /** What the source needs of the index's grower. */
@@ -154,17 +156,22 @@ export class SourceMigration {
 
   /** Stream bytes that one connection may have waiting for the index to grow, or for credit. */
   get queueBytes(): number {
-    return this.pace.phase === 'first-pass' ? BULK_QUEUE_BYTES : 1;
+    return Math.max(1, (BULK_QUEUE_BYTES * this.pace.queueMs) / 1000);
   }
 
   /** True while there is time to let the index grow around a batch's hits before it is planned. */
   get mayWaitForIndex(): boolean {
-    return this.pace.phase === 'first-pass' && this.referencesOff === undefined;
+    return this.#inBulk && this.pace.phase === 'first-pass' && this.referencesOff === undefined;
   }
 
   /** How large a batch may grow now. */
   get batchBytes(): number {
-    return this.pace.phase === 'first-pass' ? BULK_BATCH_BYTES : DECISION_BATCH_BYTES;
+    return this.#inBulk ? BULK_BATCH_BYTES : DECISION_BATCH_BYTES;
+  }
+
+  /** While much may be under way, batches are large and may wait; nearer to QEMU's decision every byte in hand is downtime. */
+  get #inBulk(): boolean {
+    return this.pace.queueMs >= BULK_FROM_QUEUE_MS;
   }
 
   /** True when as much is under way as memory, link and NAS should have now; see {@link Pace.queueMs}. */
@@ -180,7 +187,7 @@ export class SourceMigration {
   /** Link bytes arrived at the target sidecar: what the link carries is learned anew. */
   arrived(linkBytes: number): void {
     const nowMs = this.options.now();
-    this.linkRate.arrived(linkBytes, nowMs);
+    this.linkRate.arrived(linkBytes, nowMs, this.pace.queueMs);
     this.pace.learn(
       this.linkRate.bytesPerSecond,
       this.literalRatio,

@@ -1,23 +1,45 @@
 // The real sidecar in a launcher pod, started as the injected container starts it: process 1, the pod's network, the
 // `public` volume and the disks, a token and the operator's CA, and the environment of the injection.
 
+import { symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import type { Container } from './container.ts';
+import { compileSidecar } from '../../sidecar/compile.ts';
+import type { Bind, Container } from './container.ts';
 import { type CoordinatedPod, HUB_SERVER_NAME } from './coordinator.ts';
 import { HUB_PORT } from './launcher-lab.ts';
 import { type LauncherPod, POD_PATHS } from './launcher-pod.ts';
 
 const CREDENTIALS_PATH = '/run/secrets/nasmigration.io';
 const UP_TIMEOUT_MS = 20_000;
+const ROOT = resolve(import.meta.dirname, '../..');
+const SIDECAR_MAIN = 'sidecar/main.js';
 
-/** As the image's command line has it. */
-export const SIDECAR_NODE_FLAGS = ['--max-semi-space-size=1'] as const;
-/** Reads of a migration, of index growth and of sampling at once, and some for opening, tokens and names. */
-const THREADPOOL_SIZE = '64';
+/** As the image's command line has it: a small young generation, and a heap that cannot outgrow the container. */
+export const SIDECAR_NODE_FLAGS = ['--max-semi-space-size=1', '--max-old-space-size=192'] as const;
+
+/** What the image sets besides the injection. */
+export const SIDECAR_ENVIRONMENT = {
+  // Reads of a migration, of index growth and of sampling at once, and some for opening, tokens and names.
+  UV_THREADPOOL_SIZE: '64',
+  // Buffers of a migration go back to the kernel when it is over.
+  MALLOC_ARENA_MAX: '2',
+  MALLOC_MMAP_THRESHOLD_: '65536',
+  MALLOC_TRIM_THRESHOLD_: '131072',
+} as const;
 
 export interface AgentSidecarOptions {
+  /** Directory with the compiled sidecar, see {@link compiledSidecar}; else its sources are run. */
+  readonly image?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly memoryLimitBytes?: number;
+  readonly extraBinds?: readonly Bind[];
+}
+
+/** Makes the sidecar as the image has it in a directory that is not there yet; returns the path of its main.js. */
+export async function compiledSidecar(directory: string): Promise<string> {
+  await compileSidecar(directory);
+  await symlink(resolve(ROOT, 'node_modules'), join(directory, 'node_modules'));
+  return join(directory, SIDECAR_MAIN);
 }
 
 /** Starts it; resolves when it is up (its directory made, its volumes opened, dialing the hub). */
@@ -27,12 +49,20 @@ export async function startAgentSidecar(
   options: AgentSidecarOptions = {},
 ): Promise<Container> {
   const { identity, credentials } = admitted;
+  const { image } = options;
   const container = await pod.startSidecar({
-    nodeArguments: [...SIDECAR_NODE_FLAGS, resolve(import.meta.dirname, '../../sidecar/main.ts')],
-    extraBinds: [{ from: credentials, to: CREDENTIALS_PATH, readOnly: true }],
+    nodeArguments: [
+      ...SIDECAR_NODE_FLAGS,
+      image === undefined ? join(ROOT, 'sidecar/main.ts') : join(image, SIDECAR_MAIN),
+    ],
+    extraBinds: [
+      { from: credentials, to: CREDENTIALS_PATH, readOnly: true },
+      ...(image === undefined ? [] : [{ from: image, to: image, readOnly: true }]),
+      ...(options.extraBinds ?? []),
+    ],
     ...(options.memoryLimitBytes === undefined ? {} : { memoryLimitBytes: options.memoryLimitBytes }),
     env: {
-      UV_THREADPOOL_SIZE: THREADPOOL_SIZE,
+      ...SIDECAR_ENVIRONMENT,
       NASMIG_HUB_URL: `wss://${pod.gateway}:${HUB_PORT}`,
       NASMIG_HUB_SERVER_NAME: HUB_SERVER_NAME,
       NASMIG_TOKEN_FILE: join(CREDENTIALS_PATH, 'token'),

@@ -1,12 +1,14 @@
 // The whole sidecar in the KubeVirt path: ARM, HOLDING, GO and framed connections through libvirt and the proxies, and a
 // plain migration, with its reason told, when a part of it is missing. Needs root, and what the lab needs.
 
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { ensureGuestDisk, ensureGuestKernel } from '../lab/guest-image.ts';
 import { GuestObserver } from '../lab/guest-observer.ts';
-import { startAgentSidecar } from './agent-sidecar.ts';
+import { runCommand } from '../lab/run-command.ts';
+import { compiledSidecar, startAgentSidecar } from './agent-sidecar.ts';
 import type { Container } from './container.ts';
 import { type CoordinatedPod, LabCoordinator } from './coordinator.ts';
 import { GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
@@ -31,6 +33,7 @@ let coordinator: LabCoordinator;
 let observer: GuestObserver;
 let volume: Awaited<ReturnType<LauncherLab['addVolume']>>;
 let bootDirectory: string;
+let image: string;
 /** Where the guest is. */
 let home: Home;
 const migrations: LiveMigration[] = [];
@@ -38,6 +41,8 @@ const migrations: LiveMigration[] = [];
 beforeAll(async () => {
   const [kernel, disk] = await Promise.all([ensureGuestKernel(), ensureGuestDisk()]);
   lab = await LauncherLab.start();
+  image = join(lab.lab.run.path, 'image');
+  await compiledSidecar(image);
   coordinator = await LabCoordinator.start(join(lab.lab.run.path, 'hub'));
   await lab.exposeHub(coordinator.socket);
   volume = await lab.addVolume(VOLUME, disk.path);
@@ -70,7 +75,7 @@ async function newHome(
   await pod.attachObserver(observer);
   const admitted = await coordinator.admit(pod.name);
   if (env === 'no sidecar') return { pod, admitted, sidecar: undefined };
-  const sidecar = await startAgentSidecar(pod, admitted, { env });
+  const sidecar = await startAgentSidecar(pod, admitted, { image, env });
   await coordinator.waitForConnection(admitted);
   return { pod, admitted, sidecar };
 }
@@ -86,19 +91,20 @@ function migrationTo(target: Home, flags: MigrationFlags = {}): LiveMigration {
   return migration;
 }
 
-function coordinate(migration: LiveMigration, target: Home): void {
+/** Both sides are told, and the sockets are laid out. */
+async function prepare(migration: LiveMigration, target: Home): Promise<void> {
   coordinator.coordinate({
     migrationUid: migration.migrationUid,
     source: home.admitted,
     target: target.admitted,
     volumes: [VOLUME],
   });
-}
-
-/** From the target's listeners to the cleaning up; the guest must have moved and be in health. */
-async function migrate(migration: LiveMigration, target: Home): Promise<{ elapsedMs: number }> {
   await migration.prepareTarget();
   await migration.prepareSource();
+}
+
+/** From the call to libvirt to the cleaning up; the guest must have moved and be in health. */
+async function migrate(migration: LiveMigration, target: Home): Promise<{ elapsedMs: number }> {
   const result = await migration.perform();
   await migration.finish();
   expect(result).toMatchObject({ succeeded: true, error: '' });
@@ -125,7 +131,7 @@ describe('the sidecar in a libvirt migration', () => {
   it.each([8, 0])('accelerates with %i multifd channels', async (channels) => {
     const target = await nextHome();
     const migration = migrationTo(target, { channels });
-    coordinate(migration, target);
+    await prepare(migration, target);
     await migrate(migration, target);
     const source = await coordinator.waitForResult(migration.migrationUid, 'source');
     const destination = await coordinator.waitForResult(migration.migrationUid, 'target');
@@ -136,18 +142,84 @@ describe('the sidecar in a libvirt migration', () => {
     expect(source.linkBytes).toBeLessThan(source.qemuBytes / 2);
     console.log(JSON.stringify({ channels, source, destination }));
     coordinator.record(migration.migrationUid);
+    console.log(
+      'RSS',
+      await readFile(`/proc/${target.sidecar?.initPid}/status`, 'utf8').then((x) =>
+        x.match(/(VmRSS|RssAnon):.*/g),
+      ),
+      await readFile(`/proc/${home.sidecar?.initPid}/status`, 'utf8').then((x) =>
+        x.match(/(VmRSS|RssAnon|VmHWM):.*/g),
+      ),
+    );
     await moveTo(target);
   });
 
-  it('goes plain when only its source was armed', async () => {
+  it('goes plain after 2 s when only its source was armed', async () => {
     const target = await nextHome('no sidecar');
     const migration = migrationTo(target);
-    coordinate(migration, target);
+    await prepare(migration, target);
     const { elapsedMs } = await migrate(migration, target);
     const result = await coordinator.waitForResult(migration.migrationUid, 'source');
     expect(result).toMatchObject({ outcome: 'raw', reason: 'NoGo' });
     expect(elapsedMs).toBeGreaterThan(2000);
     expect(await logOf(home)).toMatch(/"reason":"NoGo".*"not accelerated"/);
     await moveTo(target);
+  });
+
+  it('goes plain at once when only its target was armed', async () => {
+    const target = await nextHome();
+    const migration = migrationTo(target);
+    await prepare(migration, target);
+    await migrate(migration, target);
+    const result = await coordinator.waitForResult(migration.migrationUid, 'target');
+    expect(result).toMatchObject({ outcome: 'raw', reason: 'PeerRaw' });
+    await moveTo(target);
+  });
+
+  it('goes plain after 2 s when the coordinator has vanished, and says so when there is one again', async () => {
+    const target = await nextHome();
+    const migration = migrationTo(target);
+    await prepare(migration, target);
+    await home.sidecar?.process.waitForOutput(/"standing":"taken"/, 5000);
+    await coordinator.stop();
+    const { elapsedMs } = await migrate(migration, target);
+    expect(elapsedMs).toBeGreaterThan(2000);
+    const log = await logOf(home);
+    expect(log).toMatch(/"reason":"NoGo".*"not accelerated"/);
+    expect(log).toMatch(/"outcome":"raw","reason":"NoGo".*"migration over"/);
+    expect(await logOf(target)).toMatch(/"outcome":"raw","reason":"PeerRaw".*"migration over"/);
+    await moveTo(target);
+  });
+
+  it('has told everything within a second although the NAS hangs, and ends when the kernel lets go', async () => {
+    const pod = await lab.startPod('source', { disks: [volume.source], bootDirectory });
+    const sampling = await startAgentSidecar(pod, await coordinator.admit(pod.name), {
+      image,
+      env: { NASMIG_INDEX_DELAY_MS: '0', NASMIG_INDEX_BYTES_PER_SECOND: String(4 * 2 ** 20) },
+    });
+    lab.lab.nas.pause();
+    try {
+      await sleep(500);
+      sampling.signal('SIGTERM');
+      await sampling.process.waitForOutput(/"stopping"/, 500);
+      // Threads that wait for a kernel's NFS client can be ended. For FUSE, the lab's substitute, they cannot.
+      await sleep(1000);
+    } finally {
+      lab.lab.nas.resume();
+    }
+    expect(await sampling.process.endsWithin(1000)).toMatchObject({ code: 0 });
+  });
+
+  it('ends within a second as process 1 with a read that hangs and can be ended', async () => {
+    const pod = await lab.startPod('source', { disks: [volume.source], bootDirectory });
+    const directory = pod.node.file('hanging');
+    await mkdir(directory);
+    await runCommand(['mkfifo', '-m', '0666', join(directory, 'token')]);
+    const container = await startAgentSidecar(pod, await coordinator.admit(pod.name), {
+      image,
+      env: { NASMIG_TOKEN_FILE: '/run/hanging/token' },
+      extraBinds: [{ from: directory, to: '/run/hanging', readOnly: true }],
+    });
+    expect((await container.stop()).elapsedMs).toBeLessThan(1000);
   });
 });

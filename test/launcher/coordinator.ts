@@ -8,7 +8,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DEFAULT_DOWNTIME_LIMIT_MS } from '../../control/limits.ts';
-import type { Arm, ArmMode, Result, Role } from '../../control/messages.ts';
+import type { Arm, ArmMode, Hello, Result, Role } from '../../control/messages.ts';
 import { createAuthority, issueCertificate } from '../../operator/certificates/x509.ts';
 import type { PodIdentity } from '../../operator/hub/authenticator.ts';
 import { type CoordinationView, Coordinator } from '../../operator/hub/coordinator.ts';
@@ -127,6 +127,11 @@ export class LabCoordinator {
     return join(this.#directory, 'hub.sock');
   }
 
+  /** Port on loopback, for sidecars that run beside this process. */
+  get port(): number {
+    return this.#hub.port;
+  }
+
   /** A pod that may connect from now on. */
   async admit(podName: string): Promise<CoordinatedPod> {
     const identity: PodIdentity = { namespace: 'lab', podName, podUid: randomUUID() };
@@ -166,6 +171,11 @@ export class LabCoordinator {
     await this.#waitFor(`connection of ${pod.identity.podName}`, undefined, timeoutMs, () =>
       this.isConnected(pod) ? true : undefined,
     );
+  }
+
+  /** The latest HELLO of a pod that is connected. */
+  helloOf(pod: CoordinatedPod): Hello | undefined {
+    return this.#hub.sessionOf(pod.identity.podUid)?.hello;
   }
 
   /** Waits for the result of one side. */

@@ -1,0 +1,164 @@
+// What each NasMigrationPolicy really applies to, and which others win over it: written into its status by the leader, some
+// seconds after anything that matters changed, and only when it differs.
+import type { Logger } from 'pino';
+import type { Condition } from '../../crds/fields.ts';
+import {
+  type NasMigrationPolicyStatus,
+  nasMigrationPolicyStatusSchema,
+} from '../../crds/nas-migration-policy.ts';
+import { type ApiClient, isNotFound } from '../kubernetes/api-client.ts';
+import { resources } from '../kubernetes/resources.ts';
+import { WorkQueue } from '../kubernetes/work-queue.ts';
+import type { Caches } from './caches.ts';
+import { withConditions } from './conditions.ts';
+import { type Policy, readPolicy, selectPolicy } from './policies.ts';
+
+const FIELD_MANAGER = 'nas-aware-migration-policies';
+/** VMs come and go in bursts; their number in a policy's status may be this old. */
+const SETTLE_MS = 2000;
+const MAX_OVERRIDDEN = 64;
+const THE_ONE_KEY = 'policies';
+
+export interface PolicyFacts {
+  selected: number;
+  /** Policies that win over this one for some VM. */
+  overriddenBy: Set<string>;
+}
+
+/** Counts for every policy, over all running VMs. */
+export function policyFacts(
+  policies: readonly Policy[],
+  vmis: Iterable<{
+    labels: Readonly<Record<string, string>>;
+    namespaceLabels: Readonly<Record<string, string>>;
+  }>,
+): Map<string, PolicyFacts> {
+  const facts = new Map<string, PolicyFacts>(
+    policies.map(({ name }) => [name, { selected: 0, overriddenBy: new Set() }]),
+  );
+  for (const { labels, namespaceLabels } of vmis) {
+    const selection = selectPolicy(policies, labels, namespaceLabels);
+    if (selection === undefined) continue;
+    const winner = facts.get(selection.policy.name);
+    if (winner !== undefined) winner.selected += 1;
+    for (const name of selection.overridden) facts.get(name)?.overriddenBy.add(selection.policy.name);
+  }
+  return facts;
+}
+
+/** The status of a policy; conditions keep their times when nothing changed. */
+export function policyStatus(
+  before: NasMigrationPolicyStatus,
+  generation: number,
+  facts: PolicyFacts | undefined,
+  nowMs: number,
+): NasMigrationPolicyStatus {
+  const isReadable = facts !== undefined;
+  const overridden = [...(facts?.overriddenBy ?? [])].sort().slice(0, MAX_OVERRIDDEN);
+  const conditions: Condition[] = withConditions(
+    before.conditions ?? [],
+    [
+      isReadable
+        ? { type: 'Ready', status: 'True', reason: 'Applied', message: 'the policy is in force' }
+        : {
+            type: 'Ready',
+            status: 'False',
+            reason: 'Unreadable',
+            message: 'this release cannot read the policy; it is ignored',
+          },
+      overridden.length === 0
+        ? {
+            type: 'Overridden',
+            status: 'False',
+            reason: 'NoConflict',
+            message: 'no other policy wins over this one',
+          }
+        : {
+            type: 'Overridden',
+            status: 'True',
+            reason: 'MoreSpecificPolicy',
+            message: `for some VMs: ${overridden.slice(0, 10).join(', ')}; the policy with more matching labels wins, then the first by name`,
+          },
+    ],
+    generation,
+    nowMs,
+  );
+  return {
+    observedGeneration: generation,
+    conditions,
+    selectedVirtualMachineInstances: facts?.selected ?? 0,
+    ...(overridden.length === 0 ? {} : { overridden }),
+  };
+}
+
+export class PolicyStatusWriter {
+  readonly #api: ApiClient;
+  readonly #caches: Caches;
+  readonly #queue: WorkQueue;
+  readonly #subscriptions: (() => void)[];
+
+  constructor(options: { api: ApiClient; caches: Caches; log: Logger }) {
+    this.#api = options.api;
+    this.#caches = options.caches;
+    this.#queue = new WorkQueue({
+      work: () => this.#write(),
+      workers: 1,
+      minBackoffMs: 1000,
+      maxBackoffMs: 60_000,
+      onFailure: (_key, error) =>
+        options.log.warn({ err: error }, 'the status of policies could not be written, it is tried again'),
+    });
+    const soon = () => this.#queue.addAfter(THE_ONE_KEY, SETTLE_MS);
+    const { policies, vmis, namespaces } = options.caches;
+    this.#subscriptions = [policies.onChange(soon), vmis.onChange(soon), namespaces.onChange(soon)];
+    soon();
+  }
+
+  async stop(): Promise<void> {
+    for (const unsubscribe of this.#subscriptions) unsubscribe();
+    await this.#queue.stop();
+  }
+
+  async #write(): Promise<undefined> {
+    const { policies, vmis, namespaces } = this.#caches;
+    const readable = [...policies.values()].flatMap((object) => readPolicy(object) ?? []);
+    const facts = policyFacts(
+      readable,
+      [...vmis.values()].map(({ metadata }) => ({
+        labels: metadata?.labels ?? {},
+        namespaceLabels: namespaces.get(metadata?.namespace ?? '')?.metadata?.labels ?? {},
+      })),
+    );
+    for (const object of policies.values()) {
+      const { name = '', uid, generation = 0 } = object.metadata ?? {};
+      const parsed = nasMigrationPolicyStatusSchema.safeParse(object.status ?? {});
+      const before = parsed.success ? parsed.data : {};
+      const status = policyStatus(before, generation, facts.get(name), Date.now());
+      if (isSame(before, status)) continue;
+      try {
+        const wanted = { metadata: { name, ...(uid === undefined ? {} : { uid }) }, status };
+        await this.#api.apply(resources.nasMigrationPolicies, wanted, FIELD_MANAGER, 'status');
+      } catch (error) {
+        if (!isNotFound(error)) throw error;
+      }
+    }
+  }
+}
+
+function isSame(a: NasMigrationPolicyStatus, b: NasMigrationPolicyStatus): boolean {
+  const essence = ({
+    observedGeneration,
+    conditions,
+    selectedVirtualMachineInstances,
+    overridden,
+  }: NasMigrationPolicyStatus) =>
+    JSON.stringify([
+      observedGeneration,
+      selectedVirtualMachineInstances,
+      overridden ?? [],
+      [...(conditions ?? [])]
+        .sort((x, y) => (x.type < y.type ? -1 : 1))
+        .map(({ type, status, reason, message }) => [type, status, reason, message]),
+    ]);
+  return essence(a) === essence(b);
+}

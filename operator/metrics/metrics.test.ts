@@ -1,0 +1,43 @@
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { OperatorMetrics } from './metrics.ts';
+import { metricsPage } from './metrics-page.ts';
+
+describe('metrics', () => {
+  it('are documented as they are', async () => {
+    const page = await readFile(path.resolve(import.meta.dirname, '../../docs/metrics.md'), 'utf8');
+    expect(page).toBe(await metricsPage());
+  });
+
+  it('have names by convention', async () => {
+    for (const { name, type } of await new OperatorMetrics().registry.getMetricsAsJSON()) {
+      expect(name).toMatch(/^nasmig_[a-z_]+$/);
+      if (String(type) === 'counter') expect(name).toMatch(/_total$/);
+      if (String(type) === 'histogram') expect(name).toMatch(/_seconds$/);
+    }
+  });
+
+  it('count a finished migration', async () => {
+    const metrics = new OperatorMetrics();
+    metrics.finished({
+      phase: 'Succeeded',
+      result: {
+        accelerated: true,
+        attempt: 'Accelerated',
+        savedBytes: 100,
+        linkBytes: 20,
+        durationMs: 3000,
+        downtimeMs: 150,
+        pages: { reference: 5, literalRaw: 1, literalCompressed: 2, zero: 3 },
+      },
+    });
+    metrics.finished({ phase: 'Failed' });
+    const text = await metrics.registry.metrics();
+    expect(text).toContain('nasmig_migrations_total{phase="Succeeded",attempt="Accelerated",reason=""} 1');
+    expect(text).toContain('nasmig_migrations_total{phase="Failed",attempt="Plain",reason=""} 1');
+    expect(text).toContain('nasmig_saved_bytes_total 100');
+    expect(text).toContain('nasmig_pages_total{kind="reference"} 5');
+    expect(text).toContain('nasmig_migration_downtime_seconds_bucket{le="0.2",attempt="Accelerated"} 1');
+  });
+});

@@ -1,0 +1,45 @@
+// The images that pods of the lab name, and what each is here: a command with an environment. A pod that names another image
+// does not start, as where an image cannot be pulled. The sidecar's image is this repository, run by the Node that runs us.
+
+import { resolve } from 'node:path';
+import type { Bind } from '../launcher/container.ts';
+
+/** What kubelet knows of an image: its entry point, environment and files. */
+export interface Image {
+  readonly entrypoint: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  /** Files of this machine that are the image's, at the same or another path. */
+  readonly files: readonly Bind[];
+}
+
+/** virt-launcher's: libvirt and QEMU of a Debian root. It is run by test/launcher, not by its entry point. */
+export const LAUNCHER_IMAGE = 'lab.example/kubevirt/virt-launcher:trixie';
+/** The release under test, as its image has it. */
+export const SIDECAR_IMAGE = 'lab.example/nas-aware-migration/sidecar:current';
+/** The same, but sampling begins at once and is not slowed down, so that a test need not wait for it. */
+export const EAGER_SIDECAR_IMAGE = 'lab.example/nas-aware-migration/sidecar:eager';
+
+const REPOSITORY = resolve(import.meta.dirname, '../..');
+const NODE = '/usr/local/bin/node';
+
+const SIDECAR: Image = {
+  entrypoint: [NODE, '--max-semi-space-size=1', resolve(REPOSITORY, 'sidecar/main.ts')],
+  // Reads of a migration, of index growth and of sampling at once, and some for opening, tokens and names.
+  env: { UV_THREADPOOL_SIZE: '64' },
+  files: [
+    { from: REPOSITORY, to: REPOSITORY, readOnly: true },
+    { from: process.execPath, to: NODE, readOnly: true },
+  ],
+};
+
+/** The lab's registry. */
+export const IMAGES: ReadonlyMap<string, Image> = new Map([
+  [SIDECAR_IMAGE, SIDECAR],
+  [
+    EAGER_SIDECAR_IMAGE,
+    {
+      ...SIDECAR,
+      env: { ...SIDECAR.env, NASMIG_INDEX_DELAY_MS: '0', NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30) },
+    },
+  ],
+]);

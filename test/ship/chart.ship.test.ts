@@ -1,0 +1,331 @@
+// The chart through its life with real Helm on a real API server: install, upgrade from the version before with objects in place,
+// rollback, uninstall; and the same without Helm. Tests follow one another, as an administrator's steps do.
+
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import type {
+  KubernetesObject,
+  V1CustomResourceDefinition,
+  V1Deployment,
+  V1Secret,
+} from '@kubernetes/client-node';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { chartDirectory, manifestFile } from '../../hack/ship/generate.ts';
+import { repositoryRoot } from '../../hack/ship/tools.ts';
+import { apiVersionOf, type Resource, resources } from '../../operator/kubernetes/resources.ts';
+import { ShipCluster } from './cluster.ts';
+import { HelmError, NAMESPACE, objectOf, objectsOf, type Rendered } from './helm.ts';
+
+const MIGRATIONS_CRD = 'nasawaremigrations.nasmigration.io';
+const POLICIES_CRD = 'nasmigrationpolicies.nasmigration.io';
+const GUEST_NAMESPACE = 'shop';
+const PREVIOUS = '0.0.9';
+/** A field that the version before does not have yet. */
+const NEW_FIELD = 'ttlAfterFinished';
+
+const everything = {
+  serviceMonitor: { enabled: true, labels: { release: 'prometheus' } },
+  defaultPolicy: { enabled: true },
+  image: { repository: 'registry.example/nasmig', digest: `sha256:${'a'.repeat(64)}` },
+};
+
+let cluster: ShipCluster;
+let previousChart: string;
+
+beforeAll(async () => {
+  cluster = await ShipCluster.start();
+  previousChart = await chartBefore();
+});
+
+afterAll(async () => {
+  await cluster?.stop();
+  if (previousChart !== undefined) await rm(path.dirname(previousChart), { recursive: true, force: true });
+});
+
+/** The chart as it could have been one version ago: other version, a CRD without a field. */
+async function chartBefore(): Promise<string> {
+  const copy = path.join(await mkdtemp(path.join(tmpdir(), 'nasmig-chart-')), 'nas-aware-migration');
+  await cp(chartDirectory, copy, { recursive: true });
+  const chartFile = path.join(copy, 'Chart.yaml');
+  const chart = await readFile(chartFile, 'utf8');
+  await writeFile(chartFile, chart.replaceAll(/^((?:appV|v)ersion): .*$/gm, `$1: ${PREVIOUS}`));
+  const crdFile = path.join(copy, 'files', 'crds', 'nasmigration.io_nasawaremigrations.yaml');
+  const [definition] = objectsOf(await readFile(crdFile, 'utf8')) as unknown as V1CustomResourceDefinition[];
+  delete specFieldsOf(definition)[NEW_FIELD];
+  await writeFile(crdFile, JSON.stringify(definition));
+  return copy;
+}
+
+function specFieldsOf(definition: V1CustomResourceDefinition | undefined): Record<string, unknown> {
+  const fields = definition?.spec.versions[0]?.schema?.openAPIV3Schema?.properties?.['spec']?.properties;
+  if (fields === undefined) throw new Error('the CRD has no spec');
+  return fields;
+}
+
+const crd = (name: string) =>
+  cluster.get<V1CustomResourceDefinition>(resources.customResourceDefinitions, undefined, name);
+const deployment = async (): Promise<V1Deployment> =>
+  JSON.parse(
+    await cluster.kubectl(['-n', NAMESPACE, 'get', 'deployment', 'nas-aware-migration', '-o', 'json']),
+  );
+const releaseOf = async () =>
+  (await deployment()).spec?.template.spec?.containers[0]?.env?.find(({ name }) => name === 'NASMIG_RELEASE')
+    ?.value;
+
+/** A VM and our two kinds, as they are when a cluster is in use. */
+async function putInUse(): Promise<void> {
+  const create = (resource: Resource, namespace: string | undefined, name: string, spec: object) =>
+    cluster.api.create(resource, {
+      apiVersion: apiVersionOf(resource),
+      kind: resource.kind,
+      metadata: { name, ...(namespace === undefined ? {} : { namespace }) },
+      spec,
+    } as KubernetesObject);
+  await cluster.api.create(resources.namespaces, {
+    apiVersion: 'v1',
+    kind: 'Namespace',
+    metadata: { name: GUEST_NAMESPACE },
+  });
+  await create(resources.virtualMachineInstances, GUEST_NAMESPACE, 'db', {});
+  await create(resources.nasAwareMigrations, GUEST_NAMESPACE, 'move-db', { vmiName: 'db' });
+  await create(resources.nasMigrationPolicies, undefined, 'mine', { suspend: true });
+}
+
+/** What of `putInUse` is there, by UID. */
+async function inUse(): Promise<Record<string, string | undefined>> {
+  const uidOf = async (resource: Resource, namespace: string | undefined, name: string) =>
+    (await cluster.get(resource, namespace, name))?.metadata?.uid;
+  return {
+    vm: await uidOf(resources.virtualMachineInstances, GUEST_NAMESPACE, 'db'),
+    migration: await uidOf(resources.nasAwareMigrations, GUEST_NAMESPACE, 'move-db'),
+    policy: await uidOf(resources.nasMigrationPolicies, undefined, 'mine'),
+    defaultPolicy: await uidOf(resources.nasMigrationPolicies, undefined, 'default'),
+    migrations: (await crd(MIGRATIONS_CRD))?.metadata?.uid,
+    policies: (await crd(POLICIES_CRD))?.metadata?.uid,
+  };
+}
+
+/** Writes what the operator writes into the objects that the chart has empty. */
+async function asTheOperator(): Promise<void> {
+  const secret = await cluster.get<V1Secret>(resources.secrets, NAMESPACE, 'nas-aware-migration-authority');
+  await cluster.api.replace(resources.secrets, {
+    apiVersion: 'v1',
+    kind: 'Secret',
+    metadata: {
+      namespace: NAMESPACE,
+      name: 'nas-aware-migration-authority',
+      resourceVersion: secret?.metadata?.resourceVersion ?? '',
+    },
+    data: { 'ca.crt': 'Y2E=' },
+  } as V1Secret);
+  await cluster.api.apply(
+    resources.mutatingWebhooks,
+    {
+      metadata: { name: 'nas-aware-migration' },
+      webhooks: [
+        {
+          name: 'sidecar.nasmigration.io',
+          clientConfig: { url: 'https://127.0.0.1:1/inject' },
+          rules: [{ apiGroups: [''], apiVersions: ['v1'], operations: ['CREATE'], resources: ['pods'] }],
+          failurePolicy: 'Ignore',
+          sideEffects: 'None',
+          admissionReviewVersions: ['v1'],
+        },
+      ],
+    } as KubernetesObject,
+    'nas-aware-migration-injection',
+  );
+}
+
+async function whatTheOperatorWrote(): Promise<unknown[]> {
+  const secret = await cluster.get<V1Secret>(resources.secrets, NAMESPACE, 'nas-aware-migration-authority');
+  const webhook = await cluster.get<KubernetesObject & { webhooks?: { name: string }[] }>(
+    resources.mutatingWebhooks,
+    undefined,
+    'nas-aware-migration',
+  );
+  return [secret?.data?.['ca.crt'], webhook?.webhooks?.map(({ name }) => name)];
+}
+
+/** Everything in the cluster that carries one of our names or labels, as kind/name. */
+async function ours(): Promise<string[]> {
+  const kinds = (
+    await cluster.kubectl(['api-resources', '--verbs=list', '-o', 'name', '--request-timeout=20s'])
+  )
+    .split('\n')
+    .filter((kind) => kind !== '' && !kind.startsWith('events'));
+  const text = await cluster.kubectl(['get', kinds.join(','), '-A', '-o', 'json', '--ignore-not-found']);
+  const { items = [] } = JSON.parse(text === '' ? '{}' : text) as { items?: Rendered[] };
+  return items
+    .filter(
+      ({ metadata }) =>
+        metadata?.name?.includes('nas-aware-migration') === true ||
+        metadata?.name?.endsWith('nasmigration.io') === true ||
+        metadata?.labels?.['app.kubernetes.io/part-of'] === 'nas-aware-migration',
+    )
+    .filter(({ kind, metadata }) => kind !== 'Namespace' && metadata?.namespace !== 'kube-node-lease')
+    .map(({ kind, metadata }) => `${kind}/${metadata?.name}`)
+    .sort();
+}
+
+describe('install', () => {
+  it('of the version before', async () => {
+    expect(await cluster.helm.install({}, previousChart)).toContain('rollout status deployment');
+    await cluster.established(MIGRATIONS_CRD);
+    expect(specFieldsOf(await crd(MIGRATIONS_CRD))).not.toHaveProperty(NEW_FIELD);
+    expect(await releaseOf()).toBe(PREVIOUS);
+    await putInUse();
+    await asTheOperator();
+    expect(await whatTheOperatorWrote()).toEqual(['Y2E=', ['sidecar.nasmigration.io']]);
+  });
+
+  it('is refused a second time in one cluster', async () => {
+    await expect(
+      cluster.helm.run([
+        'install',
+        'another',
+        chartDirectory,
+        '--namespace',
+        'elsewhere',
+        '--create-namespace',
+      ]),
+    ).rejects.toBeInstanceOf(HelmError);
+  });
+
+  it('makes pods that a namespace with restricted pod security takes', async () => {
+    await cluster.kubectl([
+      'label',
+      'namespace',
+      NAMESPACE,
+      'pod-security.kubernetes.io/enforce=restricted',
+      '--overwrite',
+    ]);
+    const { spec } = await deployment();
+    const pod = {
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: {
+        name: 'as-the-deployment-would',
+        namespace: NAMESPACE,
+        labels: spec?.template.metadata?.labels,
+      },
+      spec: spec?.template.spec,
+    };
+    const words = ['create', '--dry-run=server', '--validate=strict', '-f', '-'];
+    expect(await cluster.kubectl(words, JSON.stringify(pod))).toContain('created (server dry run)');
+    const privileged = structuredClone(pod);
+    const [container] = privileged.spec?.containers ?? [];
+    delete container?.securityContext;
+    await expect(cluster.kubectl(words, JSON.stringify(privileged))).rejects.toThrow('violates PodSecurity');
+  });
+});
+
+describe('upgrade', () => {
+  let before: Record<string, string | undefined>;
+
+  it('brings new templates and new CRDs, and leaves objects and what the operator wrote', async () => {
+    before = await inUse();
+    await cluster.helm.upgrade(everything);
+    expect(specFieldsOf(await crd(MIGRATIONS_CRD))).toHaveProperty(NEW_FIELD);
+    expect(await releaseOf()).toBe('0.1.0');
+    const after = await inUse();
+    expect(after).toEqual({ ...before, defaultPolicy: expect.any(String) });
+    expect(await whatTheOperatorWrote()).toEqual(['Y2E=', ['sidecar.nasmigration.io']]);
+  });
+
+  it('has made every object as the API server takes it, strictly', async () => {
+    const objects = objectsOf(await cluster.helm.manifest());
+    expect(objects.length).toBeGreaterThan(15);
+    // Warnings of the server (unknown or repeated fields) are errors with strict validation.
+    const text = await cluster.kubectl(
+      ['apply', '--server-side', '--force-conflicts', '--dry-run=server', '--validate=strict', '-f', '-'],
+      objects.map((object) => JSON.stringify(object)).join('\n---\n'),
+    );
+    expect(text.trim().split('\n')).toHaveLength(objects.length);
+    expect(objectOf(objects, 'ServiceMonitor').metadata?.namespace).toBe(NAMESPACE);
+  });
+
+  it('again changes nothing', async () => {
+    const generation = (await deployment()).metadata?.generation;
+    await cluster.helm.upgrade(everything);
+    expect((await deployment()).metadata?.generation).toBe(generation);
+  });
+
+  it('with bad values is refused, and changes nothing', async () => {
+    const version = (await deployment()).metadata?.resourceVersion;
+    await expect(cluster.helm.upgrade({ replicaCount: 'two' })).rejects.toThrow(/replicaCount/);
+    expect((await deployment()).metadata?.resourceVersion).toBe(version);
+  });
+
+  it('can be rolled back', async () => {
+    await cluster.helm.rollback(1);
+    expect(await releaseOf()).toBe(PREVIOUS);
+    expect(await inUse()).toEqual({ ...before, defaultPolicy: expect.any(String) });
+    expect(await whatTheOperatorWrote()).toEqual(['Y2E=', ['sidecar.nasmigration.io']]);
+    await cluster.helm.upgrade(everything);
+    expect(await releaseOf()).toBe('0.1.0');
+  });
+});
+
+describe('uninstall', () => {
+  it('leaves VMs, migrations, policies and CRDs, and nothing else', async () => {
+    const before = await inUse();
+    await cluster.helm.uninstall();
+    expect(await inUse()).toEqual(before);
+    await cluster.eventually(async () =>
+      expect(await ours()).toEqual([
+        `CustomResourceDefinition/${MIGRATIONS_CRD}`,
+        `CustomResourceDefinition/${POLICIES_CRD}`,
+        'NasMigrationPolicy/default',
+      ]),
+    );
+  });
+
+  it('can be taken back by installing again, which finds the objects', async () => {
+    const before = await inUse();
+    await cluster.helm.install(everything);
+    expect(await inUse()).toEqual({ ...before, defaultPolicy: expect.any(String) });
+  });
+
+  it('takes CRDs, and so all objects, only when asked', async () => {
+    await cluster.helm.upgrade({ crds: { keep: false } });
+    await cluster.helm.uninstall();
+    await cluster.eventually(async () => {
+      expect(await crd(MIGRATIONS_CRD)).toBeUndefined();
+      expect(await crd(POLICIES_CRD)).toBeUndefined();
+    });
+    expect((await inUse())['vm']).toBeDefined();
+    expect(await ours()).toEqual([]);
+  });
+});
+
+describe('without Helm', () => {
+  it('the generated file is applied by kubectl, twice', async () => {
+    const file = path.join(repositoryRoot, manifestFile);
+    const first = await cluster.kubectl(['apply', '-f', file]);
+    const objects = objectsOf(await readFile(file, 'utf8'));
+    expect(first.trim().split('\n')).toHaveLength(objects.length);
+    await cluster.established(POLICIES_CRD);
+    await asTheOperator();
+    const again = await cluster.kubectl(['apply', '-f', file]);
+    expect(
+      again
+        .trim()
+        .split('\n')
+        .filter((line) => !line.endsWith(' unchanged')),
+    ).toEqual([
+      // The operator's CA has replaced the empty Secret, and with it what kubectl noted.
+      'secret/nas-aware-migration-authority configured',
+    ]);
+    expect(await whatTheOperatorWrote()).toEqual(['Y2E=', ['sidecar.nasmigration.io']]);
+  });
+
+  it('and on top of server-side apply', async () => {
+    const file = path.join(repositoryRoot, manifestFile);
+    await cluster.kubectl(['delete', '-f', file, '--wait=true', '--timeout=60s']);
+    expect(await ours()).toEqual([]);
+    await cluster.kubectl(['apply', '--server-side', '-f', file]);
+    expect(await cluster.kubectl(['apply', '--server-side', '-f', file])).toContain('serverside-applied');
+  });
+});

@@ -1,0 +1,367 @@
+// What the chart's templates make of its values. No cluster.
+
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import type { V1Container, V1Deployment, V1Role, V1Service } from '@kubernetes/client-node';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { customResourceDefinitions } from '../../crds/definitions.ts';
+import { nasMigrationPolicySchema } from '../../crds/nas-migration-policy.ts';
+import { generatedWithoutHelm, manifest, manifestFile, outdated } from '../../hack/ship/generate.ts';
+import { repositoryRoot } from '../../hack/ship/tools.ts';
+import { documentedValues } from '../../hack/ship/values-table.ts';
+import { clusterRules, namespaceRules, type PolicyRule } from '../../operator/permissions.ts';
+import { settingsFrom } from '../../operator/settings.ts';
+import { Helm, HelmError, NAMESPACE, objectOf, objectsOf, type Rendered, type Values } from './helm.ts';
+
+const DIGEST = `sha256:${'0123456789abcdef'.repeat(4)}`;
+
+let helm: Helm;
+let objects: Rendered[];
+
+beforeAll(async () => {
+  helm = await Helm.start();
+  objects = await helm.template();
+});
+
+afterAll(() => helm?.close());
+
+const deploymentOf = (rendered: readonly Rendered[]) =>
+  objectOf(rendered, 'Deployment') as unknown as V1Deployment;
+
+function containerOf(rendered: readonly Rendered[]): V1Container {
+  const container = deploymentOf(rendered).spec?.template.spec?.containers[0];
+  if (container === undefined) throw new Error('the Deployment has no container');
+  return container;
+}
+
+/** What the operator reads, with what kubelet would put in for references to fields. */
+function environmentOf(rendered: readonly Rendered[]): Record<string, string> {
+  const fields: Record<string, string> = { 'metadata.namespace': NAMESPACE, 'metadata.name': 'pod-1' };
+  return Object.fromEntries(
+    (containerOf(rendered).env ?? []).map(({ name, value, valueFrom }) => [
+      name,
+      value ?? fields[valueFrom?.fieldRef?.fieldPath ?? ''] ?? '',
+    ]),
+  );
+}
+
+describe('generated files', () => {
+  it('are what would be generated: the copies of the CRDs, the table of values, the manifest without Helm', async () => {
+    const files = new Map([...(await generatedWithoutHelm()), [manifestFile, await manifest()]]);
+    expect(files.size).toBe(4);
+    expect(await outdated(files)).toEqual([]);
+  });
+});
+
+describe('lint', () => {
+  it('has nothing to say', async () => {
+    expect(await helm.lint()).toContain('0 chart(s) failed');
+  });
+});
+
+describe('values', () => {
+  it('are all in the schema, and the schema has no others', async () => {
+    const chart = path.join(repositoryRoot, 'charts/nas-aware-migration');
+    const documented = documentedValues(await readFile(path.join(chart, 'values.yaml'), 'utf8')).map(
+      (value) => value.path,
+    );
+    const schema = JSON.parse(await readFile(path.join(chart, 'values.schema.json'), 'utf8')) as Schema;
+    interface Schema {
+      properties?: Record<string, Schema>;
+    }
+    const isDocumented = (name: string) => documented.includes(name);
+    const leaves = (node: Schema, prefix: string): string[] =>
+      Object.entries(node.properties ?? {}).flatMap(([name, child]) => {
+        const full = prefix === '' ? name : `${prefix}.${name}`;
+        return child.properties === undefined || isDocumented(full) ? [full] : leaves(child, full);
+      });
+    // Helm itself puts `global` there.
+    expect(
+      leaves(schema, '')
+        .filter((name) => name !== 'global')
+        .sort(),
+    ).toEqual(documented.toSorted());
+  });
+
+  it.each<[string, Values, RegExp]>([
+    ['a name that is not there', { replicas: 2 }, /replicas/],
+    ['a nested name that is not there', { image: { sha: 'x' } }, /sha/],
+    ['no replica', { replicaCount: 0 }, /replicaCount/],
+    ['a digest that is none', { image: { digest: 'sha256:abc' } }, /digest/],
+    ['an image with its tag', { image: { repository: 'a/b:c:' } }, /repository/],
+    ['a log level that is none', { operator: { logLevel: 'verbose' } }, /logLevel/],
+    ['a quantity that is none', { sidecar: { memory: '256 MB' } }, /memory/],
+    ['a switch that is text', { crds: { keep: 'false' } }, /keep/],
+    ['a port that is none', { networkPolicy: { apiServerPorts: [0] } }, /apiServerPorts/],
+    ['a peer that is none', { networkPolicy: { metricsFrom: [{ namespace: 'x' }] } }, /metricsFrom/],
+  ])('are refused: %s', async (_what, values, names) => {
+    await expect(helm.template(values)).rejects.toThrow(names);
+    await expect(helm.template(values)).rejects.toBeInstanceOf(HelmError);
+  });
+});
+
+describe('operator Deployment', () => {
+  it('is what restricted pod security asks for, with a read-only root and bounded memory', () => {
+    const pod = deploymentOf(objects).spec?.template.spec;
+    expect(pod?.securityContext).toMatchObject({
+      runAsNonRoot: true,
+      runAsUser: 65532,
+      seccompProfile: { type: 'RuntimeDefault' },
+    });
+    expect(containerOf(objects).securityContext).toEqual({
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'] },
+    });
+    expect(containerOf(objects).resources).toMatchObject({
+      requests: { cpu: '50m', memory: '128Mi' },
+      limits: { memory: '512Mi' },
+    });
+    expect(pod?.volumes).toBeUndefined();
+  });
+
+  it('has two replicas on different nodes, one of which a drain leaves', () => {
+    const { spec } = deploymentOf(objects);
+    expect(spec?.replicas).toBe(2);
+    const selector = spec?.selector.matchLabels;
+    const term =
+      spec?.template.spec?.affinity?.podAntiAffinity?.preferredDuringSchedulingIgnoredDuringExecution?.[0];
+    expect(term?.podAffinityTerm).toEqual({
+      topologyKey: 'kubernetes.io/hostname',
+      labelSelector: { matchLabels: selector },
+    });
+    expect(objectOf(objects, 'PodDisruptionBudget')['spec']).toMatchObject({
+      maxUnavailable: 1,
+      selector: { matchLabels: selector },
+    });
+    expect(spec?.template.metadata?.labels).toMatchObject(selector ?? { none: '' });
+  });
+
+  it('gives the operator settings that it takes', () => {
+    const settings = settingsFrom(environmentOf(objects));
+    expect(settings).toMatchObject({
+      namespace: NAMESPACE,
+      podName: 'pod-1',
+      hubUrl: `wss://nas-aware-migration-hub.${NAMESPACE}.svc:8443`,
+      webhookService: 'nas-aware-migration-webhook',
+      webhookUrl: undefined,
+      kubevirtUser: 'system:serviceaccount:kubevirt:kubevirt-controller',
+      injection: true,
+      workers: 8,
+    });
+    expect(settings.sidecar).toEqual({
+      image: 'nas-aware-migration:0.1.0',
+      cpu: '100m',
+      memory: '256Mi',
+      indexMemory: '96Mi',
+    });
+    expect(settings.sharedFileSystemDrivers).toContain('nfs.csi.k8s.io');
+  });
+
+  it('takes every setting from values', async () => {
+    const rendered = await helm.template({
+      image: { repository: 'registry.example:5000/team/nasmig', digest: DIGEST, tag: 'ignored' },
+      replicaCount: 3,
+      operator: { logLevel: 'debug', workers: 2, sharedFileSystemDrivers: ['nfs', 'a.example.org'] },
+      injection: { enabled: false },
+      kubevirt: { namespace: 'cnv', controllerServiceAccount: 'kv' },
+      sidecar: { cpu: '200m', memory: '1Gi', indexMemory: '512Mi' },
+      nodeSelector: { role: 'infra' },
+      tolerations: [{ key: 'infra', operator: 'Exists' }],
+      priorityClassName: 'system-cluster-critical',
+      imagePullSecrets: [{ name: 'pull' }],
+      podLabels: { team: 'virt' },
+      podAnnotations: { note: 'here' },
+      serviceAccount: { name: 'other', annotations: { a: 'b' } },
+      affinity: { nodeAffinity: {} },
+    });
+    expect(settingsFrom(environmentOf(rendered))).toMatchObject({
+      injection: false,
+      workers: 2,
+      logLevel: 'debug',
+      kubevirtUser: 'system:serviceaccount:cnv:kv',
+      sharedFileSystemDrivers: ['nfs', 'a.example.org'],
+      sidecar: {
+        image: `registry.example:5000/team/nasmig@${DIGEST}`,
+        cpu: '200m',
+        memory: '1Gi',
+        indexMemory: '512Mi',
+      },
+    });
+    const { spec } = deploymentOf(rendered);
+    expect(spec?.replicas).toBe(3);
+    expect(spec?.template.metadata).toMatchObject({
+      labels: { team: 'virt' },
+      annotations: { note: 'here' },
+    });
+    expect(spec?.template.spec).toMatchObject({
+      nodeSelector: { role: 'infra' },
+      tolerations: [{ key: 'infra', operator: 'Exists' }],
+      priorityClassName: 'system-cluster-critical',
+      imagePullSecrets: [{ name: 'pull' }],
+      serviceAccountName: 'other',
+      affinity: { nodeAffinity: {} },
+    });
+    expect(containerOf(rendered).image).toBe(`registry.example:5000/team/nasmig@${DIGEST}`);
+    expect(objectOf(rendered, 'ServiceAccount', 'other').metadata?.annotations).toEqual({ a: 'b' });
+    for (const kind of ['ClusterRoleBinding', 'RoleBinding']) {
+      expect(objectOf(rendered, kind)['subjects']).toEqual([
+        { kind: 'ServiceAccount', name: 'other', namespace: NAMESPACE },
+      ]);
+    }
+    expect(rendered.some(({ kind }) => kind === 'MutatingWebhookConfiguration')).toBe(false);
+  });
+});
+
+describe('permissions', () => {
+  const normal = (rules: readonly PolicyRule[]) =>
+    rules.map((rule) => JSON.stringify(rule, Object.keys(rule).sort()));
+
+  it('are exactly what the operator says it needs', () => {
+    const cluster = objectOf(objects, 'ClusterRole') as unknown as V1Role;
+    const own = objectOf(objects, 'Role') as unknown as V1Role;
+    expect(normal(cluster.rules as PolicyRule[]).sort()).toEqual(normal(clusterRules).sort());
+    expect(normal(own.rules as PolicyRule[]).sort()).toEqual(normal(namespaceRules).sort());
+  });
+
+  it('have a reason above every rule', async () => {
+    for (const name of ['clusterrole.yaml', 'role.yaml']) {
+      const file = path.join(repositoryRoot, 'charts/nas-aware-migration/templates', name);
+      const lines = (await readFile(file, 'utf8')).split('\n');
+      const rules = lines.flatMap((line, index) => (line.startsWith('  - apiGroups:') ? [index] : []));
+      expect(rules.length).toBeGreaterThan(3);
+      for (const index of rules) {
+        // A creation and its change by name share one reason.
+        const before = lines[index - 1]?.trim() ?? '';
+        expect(before.startsWith('#') || before === 'verbs: [create]', `${name} line ${index + 1}`).toBe(
+          true,
+        );
+      }
+    }
+  });
+
+  it('can be left to somebody else', async () => {
+    const kinds = new Set(
+      (
+        await helm.template({ rbac: { create: false, aggregate: false }, serviceAccount: { create: false } })
+      ).map(({ kind }) => kind),
+    );
+    for (const kind of ['ClusterRole', 'ClusterRoleBinding', 'Role', 'RoleBinding', 'ServiceAccount'])
+      expect(kinds).not.toContain(kind);
+  });
+});
+
+interface Policy {
+  spec: Record<'ingress' | 'egress', { from?: unknown; to?: unknown; ports: { port: unknown }[] }[]> & {
+    policyTypes: string[];
+  };
+}
+
+describe('Services and NetworkPolicy', () => {
+  it('lead to ports that the container has', () => {
+    const ports = new Set(containerOf(objects).ports?.map(({ name }) => name));
+    const services = objects.filter(({ kind }) => kind === 'Service') as unknown as V1Service[];
+    expect(services.map(({ metadata }) => metadata?.name).sort()).toEqual([
+      'nas-aware-migration-hub',
+      'nas-aware-migration-metrics',
+      'nas-aware-migration-webhook',
+    ]);
+    const labels = deploymentOf(objects).spec?.template.metadata?.labels;
+    for (const service of services) {
+      for (const { targetPort } of service.spec?.ports ?? []) expect(ports).toContain(targetPort);
+      if (service.metadata?.name !== 'nas-aware-migration-hub')
+        expect(labels).toMatchObject(service.spec?.selector ?? { none: '' });
+    }
+  });
+
+  it('let in launcher pods, the API server and Prometheus, and out only to the API server and DNS', async () => {
+    const policy = objectOf(objects, 'NetworkPolicy') as unknown as Policy;
+    expect(policy.spec.policyTypes).toEqual(['Ingress', 'Egress']);
+    expect(policy.spec.ingress).toEqual([
+      {
+        ports: [{ port: 'hub' }],
+        from: [{ namespaceSelector: {}, podSelector: { matchLabels: { 'kubevirt.io': 'virt-launcher' } } }],
+      },
+      { ports: [{ port: 'webhook' }] },
+      { ports: [{ port: 'metrics' }], from: [{ namespaceSelector: {} }] },
+    ]);
+    expect(policy.spec.egress.map(({ ports }) => ports.map(({ port }) => port))).toEqual([
+      [443, 6443],
+      [53, 53],
+    ]);
+    const apiServer = { ipBlock: { cidr: '10.0.0.0/24' } };
+    const prometheus = { namespaceSelector: { matchLabels: { name: 'monitoring' } } };
+    const narrow = objectOf(
+      await helm.template({
+        networkPolicy: { webhookFrom: [apiServer], apiServerTo: [apiServer], metricsFrom: [prometheus] },
+      }),
+      'NetworkPolicy',
+    ) as unknown as Policy;
+    expect(narrow.spec.ingress.slice(1).map(({ from }) => from)).toEqual([[apiServer], [prometheus]]);
+    expect(narrow.spec.egress[0]?.to).toEqual([apiServer]);
+  });
+});
+
+describe('CustomResourceDefinitions', () => {
+  it('are those of crds/, kept at uninstalling unless asked otherwise', async () => {
+    const rendered = objects.filter(({ kind }) => kind === 'CustomResourceDefinition');
+    expect(rendered).toHaveLength(2);
+    for (const definition of rendered) {
+      expect(definition.metadata?.annotations).toEqual({ 'helm.sh/resource-policy': 'keep' });
+      const source = [...customResourceDefinitions().values()].find(
+        ({ metadata }) => metadata?.name === definition.metadata?.name,
+      );
+      expect(definition['spec']).toEqual(JSON.parse(JSON.stringify(source?.spec)));
+    }
+    const unkept = await helm.template({ crds: { keep: false } });
+    for (const definition of unkept.filter(({ kind }) => kind === 'CustomResourceDefinition'))
+      expect(definition.metadata?.annotations).toBeUndefined();
+    const without = await helm.template({ crds: { enabled: false } });
+    expect(without.some(({ kind }) => kind === 'CustomResourceDefinition')).toBe(false);
+  });
+});
+
+describe('what is off unless asked', () => {
+  it('is the default policy, which then only observes', async () => {
+    expect(objects.some(({ kind }) => kind === 'NasMigrationPolicy')).toBe(false);
+    const policy = objectOf(
+      await helm.template({ defaultPolicy: { enabled: true } }),
+      'NasMigrationPolicy',
+      'default',
+    );
+    const { spec } = nasMigrationPolicySchema.parse({ spec: policy['spec'] });
+    expect(spec).toMatchObject({
+      injection: 'Enabled',
+      suspend: false,
+      defaults: { acceleration: 'Observe' },
+    });
+    // A part of the release from the first upgrade on.
+    expect(policy.metadata?.annotations).toMatchObject({ 'helm.sh/hook': 'post-install' });
+    const upgraded = await helm.template({ defaultPolicy: { enabled: true } }, '--is-upgrade');
+    expect(objectOf(upgraded, 'NasMigrationPolicy', 'default').metadata?.annotations).toEqual({
+      'helm.sh/resource-policy': 'keep',
+      'meta.helm.sh/release-name': 'nas-aware-migration',
+      'meta.helm.sh/release-namespace': NAMESPACE,
+    });
+  });
+
+  it('is the ServiceMonitor, which selects the metrics Service', async () => {
+    expect(objects.some(({ kind }) => kind === 'ServiceMonitor')).toBe(false);
+    const rendered = await helm.template({ serviceMonitor: { enabled: true, labels: { release: 'prom' } } });
+    const monitor = objectOf(rendered, 'ServiceMonitor');
+    expect(monitor.metadata?.labels).toMatchObject({ release: 'prom' });
+    const { selector, endpoints } = monitor['spec'] as {
+      selector: { matchLabels: Record<string, string> };
+      endpoints: { port: string }[];
+    };
+    const selected = rendered.filter(
+      (object) =>
+        object.kind === 'Service' &&
+        Object.entries(selector.matchLabels).every(
+          ([name, value]) => object.metadata?.labels?.[name] === value,
+        ),
+    ) as unknown as V1Service[];
+    expect(selected.map(({ metadata }) => metadata?.name)).toEqual(['nas-aware-migration-metrics']);
+    expect(selected[0]?.spec?.ports?.map(({ name }) => name)).toEqual(endpoints.map(({ port }) => port));
+  });
+});
