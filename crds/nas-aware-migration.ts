@@ -152,7 +152,9 @@ export const nasAwareMigrationStatusSchema = z
         accelerated: z.boolean().meta({ description: 'Whether pages came from the NAS.' }),
         attempt: z
           .enum(['Accelerated', 'FailedWhileArmed', 'Plain', 'Observed'])
-          .meta({ description: 'What became of the acceleration; FailedWhileArmed opens the breaker of the VM.' })
+          .meta({
+            description: 'What became of the acceleration; FailedWhileArmed opens the breaker of the VM.',
+          })
           .optional(),
         reason: text(64, 'Why not, a documented constant.').optional(),
         message: text(4096, 'The same in words.').optional(),

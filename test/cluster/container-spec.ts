@@ -52,7 +52,8 @@ export function containerProcess(
 
 /** The container's own variables, in their order, with `$(NAME)` of earlier ones put in. */
 export function environmentOf(pod: V1Pod, container: V1Container): Record<string, string> {
-  if ((container.envFrom ?? []).length > 0) throw new ContainerConfigError(container.name, 'envFrom is not known here');
+  if ((container.envFrom ?? []).length > 0)
+    throw new ContainerConfigError(container.name, 'envFrom is not known here');
   const env: Record<string, string> = {};
   for (const { name, value, valueFrom } of container.env ?? []) {
     if (valueFrom === undefined) {
@@ -62,7 +63,10 @@ export function environmentOf(pod: V1Pod, container: V1Container): Record<string
     const path = valueFrom.fieldRef?.fieldPath;
     const field = path === undefined ? undefined : podField(pod, path);
     if (field === undefined) {
-      throw new ContainerConfigError(container.name, `variable ${name} comes from ${JSON.stringify(valueFrom)}`);
+      throw new ContainerConfigError(
+        container.name,
+        `variable ${name} comes from ${JSON.stringify(valueFrom)}`,
+      );
     }
     env[name] = field;
   }
@@ -108,7 +112,8 @@ export function inDebianRoot(path: string): string {
 function bindsOf(container: V1Container, volumes: ReadonlyMap<string, VolumeOnNode>): Bind[] {
   return (container.volumeMounts ?? []).map((mount) => {
     const volume = volumes.get(mount.name);
-    if (volume === undefined) throw new ContainerConfigError(container.name, `there is no volume ${mount.name}`);
+    if (volume === undefined)
+      throw new ContainerConfigError(container.name, `there is no volume ${mount.name}`);
     if (mount.subPath !== undefined || mount.subPathExpr !== undefined) {
       throw new ContainerConfigError(container.name, `volume ${mount.name} is mounted by subPath`);
     }
@@ -126,7 +131,8 @@ function userOf(pod: V1Pod, container: V1Container): ContainerProcess['user'] {
   const gid = container.securityContext?.runAsGroup ?? pod.spec?.securityContext?.runAsGroup ?? 0;
   const mustNotBeRoot =
     container.securityContext?.runAsNonRoot ?? pod.spec?.securityContext?.runAsNonRoot ?? false;
-  if (mustNotBeRoot && uid === 0) throw new ContainerConfigError(container.name, 'runAsNonRoot, and the user is root');
+  if (mustNotBeRoot && uid === 0)
+    throw new ContainerConfigError(container.name, 'runAsNonRoot, and the user is root');
   return { uid, gid };
 }
 

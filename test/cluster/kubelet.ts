@@ -170,9 +170,7 @@ export class Kubelet {
       containers.set(spec.name, {
         spec,
         container: isCompute ? launcher.compute : undefined,
-        standing: isCompute
-          ? { kind: 'running', startedAt }
-          : { kind: 'waiting', reason: 'PodInitializing' },
+        standing: isCompute ? { kind: 'running', startedAt } : { kind: 'waiting', reason: 'PodInitializing' },
         restarts: 0,
         notBeforeMs: 0,
       });
@@ -221,7 +219,10 @@ export class Kubelet {
     const { launcher } = running;
     const image = IMAGES.get(one.spec.image ?? '');
     if (image === undefined) throw new Error(`image ${one.spec.image} is run as compute alone`);
-    const withAddress = { ...pod, status: { ...pod.status, podIP: addressOf(launcher), hostIP: this.#options.address } };
+    const withAddress = {
+      ...pod,
+      status: { ...pod.status, podIP: addressOf(launcher), hostIP: this.#options.address },
+    };
     const spec = containerProcess(withAddress, one.spec, image, running.places);
     running.started += 1;
     const mountPoint = join(running.directory, `root-${running.started}`);
@@ -247,7 +248,10 @@ export class Kubelet {
     for (const one of running.containers.values()) {
       if (one.spec.name === COMPUTE || one.container === undefined) continue;
       const { elapsedMs } = await one.container.stop(SIDECAR_STOP_MS);
-      this.#options.log('container ended', { container: one.container.name, elapsedMs: Math.round(elapsedMs) });
+      this.#options.log('container ended', {
+        container: one.container.name,
+        elapsedMs: Math.round(elapsedMs),
+      });
     }
     await this.#notice(running);
   }
@@ -302,7 +306,13 @@ export class Kubelet {
     const { namespace, name = '', uid } = pod.metadata ?? {};
     if (isSubset(status, pod.status ?? {})) return;
     try {
-      await this.#options.api.mergePatch(resources.pods, namespace, name, { metadata: { uid }, status }, 'status');
+      await this.#options.api.mergePatch(
+        resources.pods,
+        namespace,
+        name,
+        { metadata: { uid }, status },
+        'status',
+      );
     } catch (error) {
       if (!isNotFound(error)) throw error;
     }
@@ -319,7 +329,9 @@ function disksOf(pod: V1Pod, volumes: ReadonlyMap<string, VolumeOnNode>): PodDis
   const compute = pod.spec?.containers.find(({ name }) => name === COMPUTE);
   return (compute?.volumeMounts ?? []).flatMap(({ name, mountPath }) => {
     const volume = volumes.get(name);
-    return volume?.kind === 'disk-image' && mountPath === `${DISKS_PATH}/${name}` ? [{ name, file: volume.path }] : [];
+    return volume?.kind === 'disk-image' && mountPath === `${DISKS_PATH}/${name}`
+      ? [{ name, file: volume.path }]
+      : [];
   });
 }
 
@@ -339,11 +351,17 @@ async function writeHosts(path: string, pod: V1Pod, hosts: Readonly<Record<strin
 /** Whether everything that `part` says is said by `whole` too: then there is nothing to write. */
 function isSubset(part: unknown, whole: unknown): boolean {
   if (Array.isArray(part)) {
-    return Array.isArray(whole) && whole.length === part.length && part.every((entry, i) => isSubset(entry, whole[i]));
+    return (
+      Array.isArray(whole) &&
+      whole.length === part.length &&
+      part.every((entry, i) => isSubset(entry, whole[i]))
+    );
   }
   if (typeof part === 'object' && part !== null) {
     if (typeof whole !== 'object' || whole === null) return false;
-    return Object.entries(part).every(([name, entry]) => isSubset(entry, (whole as Record<string, unknown>)[name]));
+    return Object.entries(part).every(([name, entry]) =>
+      isSubset(entry, (whole as Record<string, unknown>)[name]),
+    );
   }
   return part === whole;
 }

@@ -1,13 +1,24 @@
 // A pod's status as kubelet reports it: phase, conditions, and the status of each container, native sidecars among the init
 // containers. Pure. Rules: Pod lifecycle in the Kubernetes documentation, and KEP-753 for sidecars.
 
-import type { V1Container, V1ContainerState, V1ContainerStatus, V1Pod, V1PodStatus } from '@kubernetes/client-node';
+import type {
+  V1Container,
+  V1ContainerState,
+  V1ContainerStatus,
+  V1Pod,
+  V1PodStatus,
+} from '@kubernetes/client-node';
 
 /** How one container stands. */
 export type ContainerStanding =
   | { readonly kind: 'waiting'; readonly reason: string; readonly message?: string }
   | { readonly kind: 'running'; readonly startedAt: string }
-  | { readonly kind: 'ended'; readonly exitCode: number; readonly startedAt: string; readonly endedAt: string };
+  | {
+      readonly kind: 'ended';
+      readonly exitCode: number;
+      readonly startedAt: string;
+      readonly endedAt: string;
+    };
 
 export interface PodStanding {
   /** By container name; a container that is not here has not been looked at yet. */
@@ -30,7 +41,9 @@ export function podStatus(pod: V1Pod, standing: PodStanding, now: string): V1Pod
     standing.containers.get(name) ?? { kind: 'waiting', reason: 'PodInitializing', restarts: 0 };
   const isInitialized = initContainers.every((container) => {
     const now_ = of(container);
-    return isNativeSidecar(container) ? now_.kind === 'running' : now_.kind === 'ended' && now_.exitCode === 0;
+    return isNativeSidecar(container)
+      ? now_.kind === 'running'
+      : now_.kind === 'ended' && now_.exitCode === 0;
   });
   const areReady = isInitialized && containers.every((container) => of(container).kind === 'running');
   const phase = phaseOf(containers.map(of), isInitialized);

@@ -57,7 +57,8 @@ export class PodVolumes {
   /** Makes all volumes of the pod. Throws {@link VolumeNotReadyError} when one has to be waited for. */
   async make(): Promise<Map<string, VolumeOnNode>> {
     const made = new Map<string, VolumeOnNode>();
-    for (const volume of this.#options.pod.spec?.volumes ?? []) made.set(volume.name, await this.#makeOne(volume));
+    for (const volume of this.#options.pod.spec?.volumes ?? [])
+      made.set(volume.name, await this.#makeOne(volume));
     this.#refresh = setInterval(() => {
       this.#refreshing ??= this.#projectAll()
         .catch((error: unknown) => this.#options.onProblem(String(error)))
@@ -77,7 +78,10 @@ export class PodVolumes {
 
   async #makeOne(volume: V1Volume): Promise<VolumeOnNode> {
     if (volume.persistentVolumeClaim !== undefined) {
-      return { kind: 'disk-image', path: await this.#claimedImage(volume.name, volume.persistentVolumeClaim.claimName) };
+      return {
+        kind: 'disk-image',
+        path: await this.#claimedImage(volume.name, volume.persistentVolumeClaim.claimName),
+      };
     }
     const path = join(this.#options.directory, 'volumes', volume.name);
     const group = this.#options.pod.spec?.securityContext?.fsGroup ?? 0;
@@ -92,7 +96,10 @@ export class PodVolumes {
       await this.#project(path, volume.projected);
       return { kind: 'directory', path };
     }
-    throw new VolumeNotReadyError(volume.name, `only emptyDir, persistentVolumeClaim and projected are known here`);
+    throw new VolumeNotReadyError(
+      volume.name,
+      `only emptyDir, persistentVolumeClaim and projected are known here`,
+    );
   }
 
   async #claimedImage(volumeName: string, claimName: string): Promise<string> {
@@ -104,13 +111,15 @@ export class PodVolumes {
     if (name === '') throw new VolumeNotReadyError(volumeName, `claim ${claimName} is not bound`);
     const persistent = await api.get<V1PersistentVolume>(resources.persistentVolumes, undefined, name);
     const image = imageOf(persistent);
-    if (image === undefined) throw new VolumeNotReadyError(volumeName, `the NAS has no ${JSON.stringify(persistent.spec?.nfs)}`);
+    if (image === undefined)
+      throw new VolumeNotReadyError(volumeName, `the NAS has no ${JSON.stringify(persistent.spec?.nfs)}`);
     return image;
   }
 
   async #projectAll(): Promise<void> {
     for (const { name, projected } of this.#options.pod.spec?.volumes ?? []) {
-      if (projected !== undefined) await this.#project(join(this.#options.directory, 'volumes', name), projected);
+      if (projected !== undefined)
+        await this.#project(join(this.#options.directory, 'volumes', name), projected);
     }
   }
 
@@ -128,7 +137,10 @@ export class PodVolumes {
           files.set(path, fieldRef === undefined ? undefined : podField(pod, fieldRef.fieldPath));
         }
       } else {
-        throw new VolumeNotReadyError(directory, `projection ${Object.keys(source).join()} is not known here`);
+        throw new VolumeNotReadyError(
+          directory,
+          `projection ${Object.keys(source).join()} is not known here`,
+        );
       }
     }
     const group = pod.spec?.securityContext?.fsGroup ?? 0;
@@ -167,7 +179,8 @@ export class PodVolumes {
     const found = await api
       .get<V1ConfigMap>(resources.configMaps, pod.metadata?.namespace, name)
       .catch(absentIfNotFound);
-    if (found === undefined && projection.optional !== true) throw new VolumeNotReadyError(name, 'no such ConfigMap');
+    if (found === undefined && projection.optional !== true)
+      throw new VolumeNotReadyError(name, 'no such ConfigMap');
     const data = found?.data ?? {};
     if (projection.items === undefined) return new Map(Object.entries(data));
     return new Map(projection.items.map(({ key, path }) => [path, data[key]]));

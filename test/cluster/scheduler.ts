@@ -77,7 +77,13 @@ export class Scheduler {
       message: 'no node fits its selector, its anti-affinity and the nodes that take pods',
       lastTransitionTime: new Date().toISOString().replace(/\.\d+Z$/, 'Z'),
     };
-    await this.#api.mergePatch(resources.pods, namespace, name, { status: { conditions: [condition] } }, 'status');
+    await this.#api.mergePatch(
+      resources.pods,
+      namespace,
+      name,
+      { status: { conditions: [condition] } },
+      'status',
+    );
   }
 }
 

@@ -1,9 +1,7 @@
 // The real sidecar in a launcher pod, started as the injected container starts it: process 1, the pod's network, the
 // `public` volume and the disks, a token and the operator's CA, and the environment of the injection.
 
-import { symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { compileSidecar } from '../../sidecar/compile.ts';
 import type { Bind, Container } from './container.ts';
 import { type CoordinatedPod, HUB_SERVER_NAME } from './coordinator.ts';
 import { HUB_PORT } from './launcher-lab.ts';
@@ -12,10 +10,13 @@ import { type LauncherPod, POD_PATHS } from './launcher-pod.ts';
 const CREDENTIALS_PATH = '/run/secrets/nasmigration.io';
 const UP_TIMEOUT_MS = 20_000;
 const ROOT = resolve(import.meta.dirname, '../..');
-const SIDECAR_MAIN = 'sidecar/main.js';
 
 /** As the image's command line has it: a small young generation, and a heap that cannot outgrow the container. */
-export const SIDECAR_NODE_FLAGS = ['--max-semi-space-size=1', '--max-old-space-size=192'] as const;
+export const SIDECAR_NODE_FLAGS = [
+  '--expose-gc',
+  '--max-semi-space-size=1',
+  '--max-old-space-size=192',
+] as const;
 
 /** What the image sets besides the injection. */
 export const SIDECAR_ENVIRONMENT = {
@@ -28,18 +29,11 @@ export const SIDECAR_ENVIRONMENT = {
 } as const;
 
 export interface AgentSidecarOptions {
-  /** Directory with the compiled sidecar, see {@link compiledSidecar}; else its sources are run. */
+  /** Directory with the compiled sidecar, see compileSidecar(); else its sources are run. */
   readonly image?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly memoryLimitBytes?: number;
   readonly extraBinds?: readonly Bind[];
-}
-
-/** Makes the sidecar as the image has it in a directory that is not there yet; returns the path of its main.js. */
-export async function compiledSidecar(directory: string): Promise<string> {
-  await compileSidecar(directory);
-  await symlink(resolve(ROOT, 'node_modules'), join(directory, 'node_modules'));
-  return join(directory, SIDECAR_MAIN);
 }
 
 /** Starts it; resolves when it is up (its directory made, its volumes opened, dialing the hub). */
@@ -53,7 +47,7 @@ export async function startAgentSidecar(
   const container = await pod.startSidecar({
     nodeArguments: [
       ...SIDECAR_NODE_FLAGS,
-      image === undefined ? join(ROOT, 'sidecar/main.ts') : join(image, SIDECAR_MAIN),
+      image === undefined ? join(ROOT, 'sidecar/main.ts') : join(image, 'main.js'),
     ],
     extraBinds: [
       { from: credentials, to: CREDENTIALS_PATH, readOnly: true },

@@ -5,10 +5,11 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { compileSidecar } from '../../sidecar/compile.ts';
 import { ensureGuestDisk, ensureGuestKernel } from '../lab/guest-image.ts';
 import { GuestObserver } from '../lab/guest-observer.ts';
 import { runCommand } from '../lab/run-command.ts';
-import { compiledSidecar, startAgentSidecar } from './agent-sidecar.ts';
+import { startAgentSidecar } from './agent-sidecar.ts';
 import type { Container } from './container.ts';
 import { type CoordinatedPod, LabCoordinator } from './coordinator.ts';
 import { GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
@@ -36,13 +37,15 @@ let bootDirectory: string;
 let image: string;
 /** Where the guest is. */
 let home: Home;
+/** Where it was before this test's migration. */
+let left: Home | undefined;
 const migrations: LiveMigration[] = [];
 
 beforeAll(async () => {
   const [kernel, disk] = await Promise.all([ensureGuestKernel(), ensureGuestDisk()]);
   lab = await LauncherLab.start();
   image = join(lab.lab.run.path, 'image');
-  await compiledSidecar(image);
+  await compileSidecar(image);
   coordinator = await LabCoordinator.start(join(lab.lab.run.path, 'hub'));
   await lab.exposeHub(coordinator.socket);
   volume = await lab.addVolume(VOLUME, disk.path);
@@ -57,6 +60,12 @@ beforeAll(async () => {
 
 afterEach(async () => {
   for (const migration of migrations.splice(0)) await migration.finish();
+  const gone = left;
+  left = undefined;
+  if (gone === undefined) return;
+  // The old pod ends, as after a migration in KubeVirt: one that lingers blocks the VM's next migration.
+  if (gone.sidecar !== undefined) expect((await gone.sidecar.stop()).elapsedMs).toBeLessThan(1000);
+  await gone.pod.stop();
 });
 
 afterAll(async () => {
@@ -103,13 +112,18 @@ async function prepare(migration: LiveMigration, target: Home): Promise<void> {
   await migration.prepareSource();
 }
 
-/** From the call to libvirt to the cleaning up; the guest must have moved and be in health. */
+/**
+ * From the call to libvirt to the cleaning up. The guest has moved, goes on and finds nothing wrong; `target` is its home
+ * from now on, and where it was is left to end after the test.
+ */
 async function migrate(migration: LiveMigration, target: Home): Promise<{ elapsedMs: number }> {
   const result = await migration.perform();
   await migration.finish();
   expect(result).toMatchObject({ succeeded: true, error: '' });
   expect(await home.pod.domainState(GUEST_DOMAIN)).toBe('shut off');
   expect(await target.pod.domainState(GUEST_DOMAIN)).toBe('running');
+  left = home;
+  home = target;
   observer.mark();
   await observer.waitForNext(10_000);
   await observer.command({ kind: 'verifyAll' });
@@ -117,15 +131,15 @@ async function migrate(migration: LiveMigration, target: Home): Promise<{ elapse
   return result;
 }
 
-/** The old pod ends, as after a migration in KubeVirt; its sidecar within a second. */
-async function moveTo(target: Home): Promise<void> {
-  if (home.sidecar !== undefined) expect((await home.sidecar.stop()).elapsedMs).toBeLessThan(1000);
-  await home.pod.stop();
-  home = target;
+/** Resident and most resident bytes of a sidecar. */
+async function memoryOf({ sidecar }: Home): Promise<{ nowMib: number; mostMib: number }> {
+  const status = await readFile(`/proc/${sidecar?.initPid}/status`, 'utf8');
+  const mib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) / 1024;
+  return { nowMib: mib('VmRSS'), mostMib: mib('VmHWM') };
 }
 
-const logOf = async (of: Home): Promise<string> =>
-  of.sidecar === undefined ? '' : readFile(of.sidecar.process.logPath, 'utf8');
+const logOf = async (of: Home | undefined): Promise<string> =>
+  of?.sidecar === undefined ? '' : readFile(of.sidecar.process.logPath, 'utf8');
 
 describe('the sidecar in a libvirt migration', () => {
   it.each([8, 0])('accelerates with %i multifd channels', async (channels) => {
@@ -135,12 +149,11 @@ describe('the sidecar in a libvirt migration', () => {
     await migrate(migration, target);
     const source = await coordinator.waitForResult(migration.migrationUid, 'source');
     const destination = await coordinator.waitForResult(migration.migrationUid, 'target');
-    expect(source).toMatchObject({ outcome: 'accelerated', resends: 0 });
+    expect(source).toMatchObject({ outcome: 'accelerated' });
     expect(destination).toMatchObject({ outcome: 'accelerated', qemuBytes: source.qemuBytes });
     expect(source.pages.reference).toBeGreaterThan(10_000);
     expect(destination.nasBytes).toBeGreaterThanOrEqual(source.pages.reference * 4096);
     expect(source.linkBytes).toBeLessThan(source.qemuBytes / 2);
-    console.log(JSON.stringify({ channels, source, destination }));
     coordinator.record(migration.migrationUid);
     console.log(
       'RSS',
@@ -151,7 +164,6 @@ describe('the sidecar in a libvirt migration', () => {
         x.match(/(VmRSS|RssAnon|VmHWM):.*/g),
       ),
     );
-    await moveTo(target);
   });
 
   it('goes plain after 2 s when only its source was armed', async () => {
@@ -162,8 +174,7 @@ describe('the sidecar in a libvirt migration', () => {
     const result = await coordinator.waitForResult(migration.migrationUid, 'source');
     expect(result).toMatchObject({ outcome: 'raw', reason: 'NoGo' });
     expect(elapsedMs).toBeGreaterThan(2000);
-    expect(await logOf(home)).toMatch(/"reason":"NoGo".*"not accelerated"/);
-    await moveTo(target);
+    expect(await logOf(left)).toMatch(/"reason":"NoGo".*"not accelerated"/);
   });
 
   it('goes plain at once when only its target was armed', async () => {
@@ -173,7 +184,6 @@ describe('the sidecar in a libvirt migration', () => {
     await migrate(migration, target);
     const result = await coordinator.waitForResult(migration.migrationUid, 'target');
     expect(result).toMatchObject({ outcome: 'raw', reason: 'PeerRaw' });
-    await moveTo(target);
   });
 
   it('goes plain after 2 s when the coordinator has vanished, and says so when there is one again', async () => {
@@ -184,11 +194,10 @@ describe('the sidecar in a libvirt migration', () => {
     await coordinator.stop();
     const { elapsedMs } = await migrate(migration, target);
     expect(elapsedMs).toBeGreaterThan(2000);
-    const log = await logOf(home);
+    const log = await logOf(left);
     expect(log).toMatch(/"reason":"NoGo".*"not accelerated"/);
     expect(log).toMatch(/"outcome":"raw","reason":"NoGo".*"migration over"/);
     expect(await logOf(target)).toMatch(/"outcome":"raw","reason":"PeerRaw".*"migration over"/);
-    await moveTo(target);
   });
 
   it('has told everything within a second although the NAS hangs, and ends when the kernel lets go', async () => {

@@ -9,9 +9,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { compileSidecar } from '../../sidecar/compile.ts';
 import { PAGE_BYTES } from '../../sidecar/stream/page-sink.ts';
 import { generateMigration } from '../../sidecar/stream/test-streams.ts';
-import { compiledSidecar } from './agent-sidecar.ts';
 import { LabCoordinator } from './coordinator.ts';
 import { ProcessPod } from './process-pod.ts';
 
@@ -28,7 +28,7 @@ let pods: ProcessPod[] = [];
 beforeAll(async () => {
   // Short: a socket's path has at most 107 bytes.
   parent = mkdtempSync(join(tmpdir(), 'nm-'));
-  main = await compiledSidecar(join(parent, 'image'));
+  main = await compileSidecar(join(parent, 'image'));
 });
 
 afterAll(() => rmSync(parent, { recursive: true, force: true }));
@@ -216,7 +216,6 @@ describe('the sidecar process', () => {
     });
     await sleep(1000);
     const residentBytes = pod.residentBytes();
-    console.log('RSS', residentBytes / 1048576);
     expect(residentBytes).toBeLessThan(IDLE_BYTES);
     const { elapsedMs, code } = await pod.terminate();
     expect(elapsedMs).toBeLessThan(1000);

@@ -11,7 +11,7 @@ import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { documentedValues } from '../../hack/ship/values-table.ts';
 import { clusterRules, namespaceRules, type PolicyRule } from '../../operator/permissions.ts';
 import { settingsFrom } from '../../operator/settings.ts';
-import { Helm, HelmError, NAMESPACE, objectOf, objectsOf, type Rendered, type Values } from './helm.ts';
+import { Helm, HelmError, NAMESPACE, objectOf, type Rendered, type Values } from './helm.ts';
 
 const DIGEST = `sha256:${'0123456789abcdef'.repeat(4)}`;
 
@@ -279,11 +279,11 @@ describe('Services and NetworkPolicy', () => {
     expect(policy.spec.policyTypes).toEqual(['Ingress', 'Egress']);
     expect(policy.spec.ingress).toEqual([
       {
-        ports: [{ port: 'hub' }],
+        ports: [{ port: 'hub', protocol: 'TCP' }],
         from: [{ namespaceSelector: {}, podSelector: { matchLabels: { 'kubevirt.io': 'virt-launcher' } } }],
       },
-      { ports: [{ port: 'webhook' }] },
-      { ports: [{ port: 'metrics' }], from: [{ namespaceSelector: {} }] },
+      { ports: [{ port: 'webhook', protocol: 'TCP' }] },
+      { ports: [{ port: 'metrics', protocol: 'TCP' }], from: [{ namespaceSelector: {} }] },
     ]);
     expect(policy.spec.egress.map(({ ports }) => ports.map(({ port }) => port))).toEqual([
       [443, 6443],

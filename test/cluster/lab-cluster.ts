@@ -1,0 +1,381 @@
+// The lab as a cluster: two lab nodes with kubelets, a NAS, a real kube-apiserver with etcd, stand-ins for KubeVirt's
+// controllers, and our operator as its own process. Everything above the nodes talks through the API server alone.
+
+import { execFile } from 'node:child_process';
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import {
+  KubeConfig,
+  type KubernetesObject,
+  type V1PersistentVolume,
+  type V1Pod,
+} from '@kubernetes/client-node';
+import { type Logger, pino } from 'pino';
+import { ControlPlane } from '../../hack/control-plane/control-plane.ts';
+import { ApiClient } from '../../operator/kubernetes/api-client.ts';
+import { resources } from '../../operator/kubernetes/resources.ts';
+import { SIDECAR_CONTAINER } from '../../operator/kubevirt/launcher-pod.ts';
+import { installDefinitions } from '../control-plane/apply.ts';
+import { KUBEVIRT_USER, KubevirtActor } from '../control-plane/kubevirt-actor.ts';
+import { operatorAccount } from '../control-plane/operator-account.ts';
+import { GuestObserver } from '../lab/guest-observer.ts';
+import type { GuestProfileName } from '../lab/guest-profiles.ts';
+import type { LabOptions } from '../lab/lab.ts';
+import { nfsLocation } from '../lab/nas.ts';
+import { MIGRATION_ADDRESS, type NodeName } from '../lab/network.ts';
+import { LauncherLab } from '../launcher/launcher-lab.ts';
+import type { LauncherPod, PodDisk } from '../launcher/launcher-pod.ts';
+import { ensureLibvirtState, type LibvirtState, restoreGuest } from '../launcher/libvirt-state.ts';
+import type { ClusterDriver, ClusterTraffic, Guest, VmOptions } from './driver.ts';
+import { HubService } from './hub-service.ts';
+import { EAGER_SIDECAR_IMAGE } from './images.ts';
+import { Kubelet } from './kubelet.ts';
+import { kubevirtController } from './kubevirt-account.ts';
+import { getVmi, isPodReady, type Vmi } from './kubevirt-objects.ts';
+import { LabGuest } from './lab-guest.ts';
+import { OperatorProcess } from './operator-process.ts';
+import { Scheduler } from './scheduler.ts';
+import { VirtController } from './virt-controller.ts';
+import { VirtHandlers } from './virt-handlers.ts';
+
+const OPERATOR_NAMESPACE = 'nas-aware-migration';
+/** What sidecars dial: the name and port that the chart gives the hub's Service. */
+const HUB_HOST = `nas-aware-migration-hub.${OPERATOR_NAMESPACE}.svc`;
+const HUB_PORT = 8443;
+const NODES = ['source', 'target'] as const satisfies readonly NodeName[];
+/** On a VMI and so on its pods: which saved guest it is. */
+const GUEST_ANNOTATION = 'lab.nasmigration.io/guest';
+const VOLUME = 'rootdisk';
+const VM_TIMEOUT_MS = 60_000;
+const INDEX_TIMEOUT_MS = 120_000;
+const KUBECTL_TIMEOUT_MS = 60_000;
+const POLL_MS = 50;
+
+export interface LabClusterOptions extends LabOptions {
+  /** The sidecar's image in pods; default: the one that samples at once. */
+  readonly sidecarImage?: string;
+  /** More of the operator's environment. */
+  readonly operatorEnvironment?: Readonly<Record<string, string>>;
+}
+
+interface Parts {
+  readonly dir: string;
+  readonly lab: LauncherLab;
+  readonly plane: ControlPlane;
+  readonly api: ApiClient;
+  readonly kubevirt: KubevirtActor;
+  readonly controllerApi: ApiClient;
+  readonly operator: OperatorProcess;
+  readonly hub: HubService;
+  readonly log: Logger;
+}
+
+export class LabCluster implements ClusterDriver {
+  readonly nodes = NODES;
+  readonly api: ApiClient;
+  readonly lab: LauncherLab;
+  readonly plane: ControlPlane;
+  readonly hub: HubService;
+  readonly handlers: VirtHandlers;
+  readonly #parts: Parts;
+  readonly #kubelets: Readonly<Record<NodeName, Kubelet>>;
+  readonly #controller: VirtController;
+  readonly #scheduler: Scheduler;
+  readonly #images = new Map<string, Readonly<Record<NodeName, PodDisk>>>();
+  readonly #states = new Map<GuestProfileName, LibvirtState>();
+  readonly #guests = new Map<string, LabGuest>();
+
+  private constructor(parts: Parts) {
+    const { api, lab, log, controllerApi } = parts;
+    this.#parts = parts;
+    this.api = api;
+    this.lab = lab;
+    this.plane = parts.plane;
+    this.hub = parts.hub;
+    const logFor = (part: string) => (event: string, values?: Readonly<Record<string, unknown>>) =>
+      log.info({ part, ...values }, event);
+    const kubelet = (name: NodeName): Kubelet =>
+      new Kubelet({
+        ...{ api, name, node: lab.lab.node(name), address: MIGRATION_ADDRESS[name] },
+        startLauncher: (pod, disks) => this.#startLauncher(name, pod, disks),
+        imageOf: (volume) => this.#imageOf(name, volume),
+        hosts: (launcher) => ({ [HUB_HOST]: launcher.gateway }),
+        log: logFor(`kubelet ${name}`),
+      });
+    this.#kubelets = { source: kubelet('source'), target: kubelet('target') };
+    this.#controller = new VirtController({ api, controllerApi, log: logFor('virt-controller') });
+    this.handlers = new VirtHandlers({
+      api,
+      launcherOf: (namespace, pod) => this.launcherOf(namespace, pod),
+      side: (launcher) => lab.side(launcher),
+      startGuest: (vmi, launcher) => this.#startGuest(vmi, launcher),
+      log: logFor('virt-handler'),
+    });
+    this.#scheduler = new Scheduler(api, (problem) => log.warn({ part: 'scheduler' }, problem));
+  }
+
+  /** Starts everything; the operator leads when this resolves. Nothing is left behind when it throws. */
+  static async start(options: LabClusterOptions = {}): Promise<LabCluster> {
+    const dir = await mkdtemp(join(tmpdir(), 'nasmig-cluster-'));
+    const undo: (() => Promise<unknown>)[] = [() => rm(dir, { recursive: true, force: true })];
+    try {
+      const log = pino({ base: null }, pino.destination({ dest: join(dir, 'cluster.log'), sync: true }));
+      const lab = await LauncherLab.start(options);
+      undo.push(() => lab.close());
+      const plane = await ControlPlane.start({ dir: join(dir, 'control-plane') });
+      undo.push(() => plane.stop());
+      const config = new KubeConfig();
+      config.loadFromFile(plane.kubeconfig);
+      const api = new ApiClient(config, { userAgent: 'lab-cluster' });
+      await installDefinitions(api);
+      const kubevirt = await KubevirtActor.start(plane, api);
+      const controllerApi = await kubevirtController(plane, api);
+      await kubevirt.namespace(OPERATOR_NAMESPACE);
+      const { kubeconfig } = await operatorAccount(plane, api, OPERATOR_NAMESPACE);
+      const kubeconfigPath = join(dir, 'operator.kubeconfig');
+      await writeFile(kubeconfigPath, kubeconfig, { mode: 0o600 });
+      // Sidecars dial a new leader where they dialled the old one, so the port must stay.
+      const leaderPort = await freePort();
+      const hub = await HubService.start({
+        socketPath: join(lab.lab.run.path, 'hub.sock'),
+        nodes: NODES.map((name) => lab.lab.node(name)),
+        port: HUB_PORT,
+        leaderPort: () => leaderPort,
+      });
+      undo.push(() => hub.stop());
+      const operator = new OperatorProcess(
+        {
+          ...{ PATH: process.env['PATH'] ?? '', KUBECONFIG: kubeconfigPath },
+          NASMIG_NAMESPACE: OPERATOR_NAMESPACE,
+          NASMIG_SIDECAR_IMAGE: options.sidecarImage ?? EAGER_SIDECAR_IMAGE,
+          NASMIG_LISTEN_HOST: '127.0.0.1',
+          NASMIG_HUB_PORT: String(leaderPort),
+          NASMIG_HUB_URL: `wss://${HUB_HOST}:${HUB_PORT}`,
+          NASMIG_WEBHOOK_PORT: '0',
+          NASMIG_WEBHOOK_URL: 'https://127.0.0.1:0',
+          NASMIG_METRICS_PORT: '0',
+          NASMIG_KUBEVIRT_USER: KUBEVIRT_USER,
+          NASMIG_LEASE_SECONDS: '3',
+          NASMIG_LOG_LEVEL: 'debug',
+          ...options.operatorEnvironment,
+        },
+        join(dir, 'operator.log'),
+      );
+      undo.push(() => operator.stop());
+      const cluster = new LabCluster({ dir, lab, plane, api, kubevirt, controllerApi, operator, hub, log });
+      undo.push(() => cluster.#stopControllers());
+      await cluster.#startControllers();
+      await operator.start();
+      return cluster;
+    } catch (error) {
+      for (const step of undo.reverse()) await step().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** Ends and removes everything. With `keepLogsIn` the logs are copied there first. */
+  async stop(options: { keepLogsIn?: string } = {}): Promise<void> {
+    const { dir, lab, plane, api, controllerApi, kubevirt, operator, hub } = this.#parts;
+    await this.#stopControllers();
+    await operator.stop();
+    await hub.stop();
+    kubevirt.close();
+    controllerApi.close();
+    api.close();
+    await plane.stop();
+    for (const guest of this.#guests.values()) await guest.close();
+    if (options.keepLogsIn !== undefined) {
+      await mkdir(options.keepLogsIn, { recursive: true });
+      for (const name of ['cluster.log', 'operator.log'])
+        await cp(join(dir, name), join(options.keepLogsIn, name));
+    }
+    await lab.close(options);
+    await rm(dir, { recursive: true, force: true });
+  }
+
+  async kubectl(args: readonly string[], input?: string): Promise<string> {
+    const { plane } = this.#parts;
+    const child = promisify(execFile)(plane.kubectl, ['--kubeconfig', plane.kubeconfig, ...args], {
+      timeout: KUBECTL_TIMEOUT_MS,
+    });
+    child.child.stdin?.end(input);
+    const { stdout } = await child;
+    return stdout;
+  }
+
+  async createNamespace(name: string): Promise<void> {
+    await this.#parts.kubevirt.namespace(name);
+  }
+
+  async createVm(options: VmOptions): Promise<Guest> {
+    const { namespace, name, guest: profile } = options;
+    const state = await ensureLibvirtState(profile);
+    this.#states.set(profile, state);
+    const claimName = `${name}-${VOLUME}`;
+    await this.#provision(namespace, claimName, state);
+    const guest = new LabGuest(new GuestObserver());
+    this.#guests.set(`${namespace}/${name}`, guest);
+    await this.api.create<KubernetesObject & { spec: object }>(resources.virtualMachineInstances, {
+      apiVersion: 'kubevirt.io/v1',
+      kind: 'VirtualMachineInstance',
+      metadata: {
+        ...{ namespace, name, labels: { ...options.labels } },
+        annotations: { ...options.annotations, [GUEST_ANNOTATION]: profile },
+      },
+      spec: {
+        ...(options.node === undefined ? {} : { nodeSelector: { 'kubernetes.io/hostname': options.node } }),
+        domain: { devices: { disks: [{ name: VOLUME, disk: { bus: 'virtio' } }] } },
+        volumes: [{ name: VOLUME, persistentVolumeClaim: { claimName } }],
+      },
+    });
+    await this.#waitUntil(`VM ${name} to run`, VM_TIMEOUT_MS, async () => {
+      const vmi = await getVmi(this.api, namespace, name);
+      return vmi?.status?.phase === 'Running';
+    });
+    await guest.waitForLife();
+    return guest;
+  }
+
+  async waitForIndex(namespace: string, vmName: string): Promise<void> {
+    const vmi = await getVmi(this.api, namespace, vmName);
+    const node = vmi?.status?.nodeName as NodeName | undefined;
+    const { items } = await this.api.list<V1Pod>(resources.pods, namespace);
+    const pod = items.find(
+      (one) =>
+        one.spec?.nodeName === node &&
+        isPodReady(one) &&
+        one.metadata?.annotations?.['kubevirt.io/domain'] === vmName,
+    );
+    const sidecar =
+      node && this.#kubelets[node].containerOf(namespace, pod?.metadata?.name ?? '', SIDECAR_CONTAINER);
+    if (sidecar === undefined) throw new Error(`the pod of VM ${vmName} has no running sidecar`);
+    await sidecar.process.waitForOutput(/"index sampled"/, INDEX_TIMEOUT_MS);
+  }
+
+  async traffic(): Promise<ClusterTraffic> {
+    const { migration, storage } = await this.lab.lab.traffic();
+    const nas = Object.fromEntries(
+      NODES.map((name) => [name, { readBytes: storage[name].read, writtenBytes: storage[name].written }]),
+    );
+    return { migrationBytes: migration.sourceToTarget + migration.targetToSource, nas };
+  }
+
+  operatorLog(): Promise<string> {
+    return readFile(this.#parts.operator.logPath, 'utf8');
+  }
+
+  startOperator(): Promise<void> {
+    return this.#parts.operator.start();
+  }
+
+  stopOperator(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    return this.#parts.operator.kill(signal);
+  }
+
+  /** The launcher pod behind a pod. */
+  launcherOf(namespace: string, pod: string): LauncherPod | undefined {
+    return (
+      this.#kubelets.source.launcherOf(namespace, pod) ?? this.#kubelets.target.launcherOf(namespace, pod)
+    );
+  }
+
+  async #startControllers(): Promise<void> {
+    for (const name of NODES) {
+      const labels = { 'kubernetes.io/hostname': name, 'kubevirt.io/schedulable': 'true' };
+      await this.api.apply<KubernetesObject>(
+        resources.nodes,
+        { apiVersion: 'v1', kind: 'Node', metadata: { name, labels } },
+        'kubelet',
+      );
+    }
+    await this.#scheduler.start();
+    await Promise.all(NODES.map((name) => this.#kubelets[name].start()));
+    await Promise.all([this.#controller.start(), this.handlers.start()]);
+  }
+
+  async #stopControllers(): Promise<void> {
+    await Promise.all([this.#controller.stop(), this.handlers.stop(), this.#scheduler.stop()]);
+    await Promise.all(NODES.map((name) => this.#kubelets[name].stop()));
+  }
+
+  /** An NFS volume with the guest's disk on the NAS, and a claim that is bound to it. */
+  async #provision(namespace: string, claimName: string, state: LibvirtState): Promise<void> {
+    const volumeName = `${namespace}-${claimName}`;
+    this.#images.set(volumeName, await this.lab.addVolume(volumeName, state.diskTemplate));
+    const { host, path } = nfsLocation(volumeName);
+    const storage = { storage: '2Gi' };
+    const common = { accessModes: ['ReadWriteMany'], volumeMode: 'Filesystem', storageClassName: '' };
+    await this.api.create<KubernetesObject & { spec: object }>(resources.persistentVolumes, {
+      apiVersion: 'v1',
+      kind: 'PersistentVolume',
+      metadata: { name: volumeName },
+      spec: {
+        ...common,
+        capacity: storage,
+        nfs: { server: host, path },
+        claimRef: { namespace, name: claimName },
+      },
+    });
+    await this.api.create<KubernetesObject & { spec: object }>(resources.persistentVolumeClaims, {
+      apiVersion: 'v1',
+      kind: 'PersistentVolumeClaim',
+      metadata: { namespace, name: claimName },
+      spec: { ...common, resources: { requests: storage }, volumeName },
+    });
+    // As the volume controller does, which does not run here.
+    const bound = { status: { phase: 'Bound' } };
+    await this.api.mergePatch(resources.persistentVolumes, undefined, volumeName, bound, 'status');
+    const status = { ...bound.status, accessModes: common.accessModes, capacity: storage };
+    await this.api.mergePatch(resources.persistentVolumeClaims, namespace, claimName, { status }, 'status');
+  }
+
+  #imageOf(node: NodeName, volume: V1PersistentVolume): string | undefined {
+    const { server, path } = volume.spec?.nfs ?? {};
+    const name = volume.metadata?.name ?? '';
+    const expected = nfsLocation(name);
+    return server === expected.host && path === expected.path
+      ? this.#images.get(name)?.[node].file
+      : undefined;
+  }
+
+  async #startLauncher(node: NodeName, pod: V1Pod, disks: readonly PodDisk[]): Promise<LauncherPod> {
+    const { namespace, annotations } = pod.metadata ?? {};
+    const profile = annotations?.[GUEST_ANNOTATION] as GuestProfileName | undefined;
+    const state = profile === undefined ? undefined : this.#states.get(profile);
+    const guest = this.#guests.get(`${namespace}/${annotations?.['kubevirt.io/domain']}`);
+    if (state === undefined || guest === undefined)
+      throw new Error(`pod ${pod.metadata?.name} is not of a VM that createVm() made`);
+    const launcher = await this.lab.startPod(node, { disks, bootDirectory: state.directory });
+    await launcher.attachObserver(guest.observer);
+    return launcher;
+  }
+
+  async #startGuest(vmi: Vmi, launcher: LauncherPod): Promise<void> {
+    const profile = vmi.metadata.annotations?.[GUEST_ANNOTATION] as GuestProfileName;
+    const state = this.#states.get(profile);
+    if (state === undefined) throw new Error(`VM ${vmi.metadata.name} was not made by createVm()`);
+    await restoreGuest(launcher, state);
+  }
+
+  async #waitUntil(what: string, timeoutMs: number, isSo: () => Promise<boolean>): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    while (!(await isSo())) {
+      if (performance.now() > deadline) {
+        const tail = (await readFile(join(this.#parts.dir, 'cluster.log'), 'utf8')).slice(-3000);
+        throw new Error(`waited ${timeoutMs} ms for ${what}; the cluster's log ends with:\n${tail}`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
