@@ -9,21 +9,25 @@ SETUP := hack/setup.sh
 # The machine's own Node may be too old: the one from the npm package comes first.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/local/go/bin
 
-.PHONY: help setup demo test test-lab bench microbench check format clean
+.PHONY: help setup demo test test-lab test-e2e bench microbench check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: ## install everything that demo and test need
-	@$(SETUP) node lab
+	@$(SETUP) node lab control-plane
 
 demo: ## live-migrate a real VM twice, plainly and NAS-aware, and compare (GUEST=warm LINK=200 NAS=2000 CHANNELS=8)
 	@$(SETUP) node lab
 	@node test/lab/demo.ts $(if $(GUEST),--guest $(GUEST)) $(if $(LINK),--link $(LINK)) $(if $(NAS),--nas $(NAS)) $(if $(CHANNELS),--channels $(CHANNELS)) $(if $(QEMU),--qemu $(QEMU))
 
-test: ## everything CI checks: check, property tests, a smoke subset of the lab
-	@$(SETUP) node lab
-	@node hack/run-tests.ts types lint unit property lab-smoke
+test: ## everything CI checks: check, property tests, smoke subsets of the lab and of end-to-end
+	@$(SETUP) node lab control-plane
+	@node hack/run-tests.ts types lint unit property lab-smoke e2e-smoke
+
+test-e2e: ## custom resources and operator on a real kube-apiserver and etcd
+	@$(SETUP) node lab control-plane
+	@node hack/run-tests.ts e2e
 
 test-lab: ## the whole lab: network, NAS, recorders, libvirt in launcher-shaped pods (half an hour)
 	@$(SETUP) node lab

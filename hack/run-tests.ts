@@ -27,6 +27,8 @@ const SUITES: Readonly<Record<string, Suite>> = {
   unit: vitest('unit tests'),
   property: vitest('property tests', '--config', 'test/property.vitest.config.ts'),
   lab: vitest('lab', '--config', 'test/lab/vitest.config.ts'),
+  e2e: vitest('end to end on a real API server', '--config', 'test/e2e.vitest.config.ts'),
+  'e2e-smoke': vitest('end to end, smoke subset', '--config', 'test/e2e-smoke.vitest.config.ts'),
   'lab-smoke': vitest('lab, smoke subset', '--config', 'test/lab/smoke.vitest.config.ts'),
 };
 

@@ -593,7 +593,7 @@ describe('raw relay', () => {
     const got: number[] = [];
     const sockets: Socket[] = [];
     const { source, qemu } = await rig({
-      volumes: [],
+      volumes: [new MemoryVolume('root', randomBytes(4 * PAGE_BYTES))],
       onQemu: (socket, ordinal) => {
         sockets.push(socket);
         got[ordinal] = 0;
@@ -749,7 +749,7 @@ describe('switch-over', () => {
 
   it('the pace of later passes knows how re-sent pages compress, not how the first pass did', () => {
     let nowMs = 0;
-    const { index, pageHasher } = indexOf([]);
+    const { index, pageHasher } = indexOf([new MemoryVolume('root', randomBytes(4 * PAGE_BYTES))]);
     const migration = new SourceMigration({
       migrationId: UID,
       sessionKey: randomBytes(32),
