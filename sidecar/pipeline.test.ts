@@ -3,6 +3,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
+import { forgeBlock } from './index/xxh64-forger.ts';
 import { PAGE_BYTES } from './stream/page-sink.ts';
 import { generateMigration, seededRandom } from './stream/test-streams.ts';
 import { indexOf, MemoryVolume, type PipelineOutcome, runPipeline } from './test-pipeline.ts';
@@ -132,6 +133,32 @@ describe('source and target pipelines', () => {
     });
     expectSameBytes(outcome, streams);
     expect(outcome.source.counters.resentPages).toBeGreaterThan(0);
+  });
+
+  it('a block forged to have the hash of a page is found out: the page is sent again and the guest gets its own', async () => {
+    const { volume, streams, writes } = guestAndVolume(0, 12);
+    const { index, pageHasher } = indexOf([volume]);
+    const seed = (BigInt(index.seed.hi >>> 0) << 32n) | BigInt(index.seed.lo >>> 0);
+    // An attacker in the guest that knew the seed overwrites blocks of system files with others of the same hash.
+    const attacked = [11, 12, 700];
+    for (const block of attacked) {
+      const at = block * PAGE_BYTES;
+      const page = volume.content.subarray(at, at + PAGE_BYTES);
+      forgeBlock(page, randomBytes(PAGE_BYTES), seed).copy(volume.content, at);
+      pageHasher.hash(volume.content, at);
+      expect(index.lookup(pageHasher.hi, pageHasher.lo)).toBe(block);
+    }
+    const outcome = await runPipeline({
+      streams,
+      writes,
+      volumes: [volume],
+      index,
+      pageHasher,
+      answer: SHUT,
+    });
+    expectSameBytes(outcome, streams);
+    expect(outcome.target.counters.resends).toBeGreaterThan(0);
+    expect(outcome.source.counters.resentPages).toBeGreaterThanOrEqual(attacked.length);
   });
 
   it('a NAS that fails costs literals and its references', async () => {

@@ -11,8 +11,6 @@ export interface VmOptions {
   readonly guest: GuestProfileName;
   readonly labels?: Readonly<Record<string, string>>;
   readonly annotations?: Readonly<Record<string, string>>;
-  /** Where it is started; default: wherever the scheduler says. */
-  readonly node?: string;
 }
 
 /** A guest, seen from outside of KubeVirt and of our parts. */

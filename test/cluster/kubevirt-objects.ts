@@ -51,6 +51,7 @@ export interface MigrationState {
 export interface Vmi extends KubernetesObject {
   metadata: V1ObjectMeta & { name: string; namespace: string; uid: string };
   spec: {
+    readonly nodeSelector?: Readonly<Record<string, string>>;
     readonly domain?: { readonly resources?: { readonly limits?: { readonly cpu?: string } } };
     readonly volumes?: readonly {
       readonly name: string;

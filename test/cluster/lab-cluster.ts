@@ -226,7 +226,6 @@ export class LabCluster implements ClusterDriver {
         annotations: { ...options.annotations, [GUEST_ANNOTATION]: profile },
       },
       spec: {
-        ...(options.node === undefined ? {} : { nodeSelector: { 'kubernetes.io/hostname': options.node } }),
         domain: { devices: { disks: [{ name: VOLUME, disk: { bus: 'virtio' } }] } },
         volumes: [{ name: VOLUME, persistentVolumeClaim: { claimName } }],
       },

@@ -56,7 +56,8 @@ export function launcherManifest(vmi: Vmi, migration?: Vmim): V1Pod {
       restartPolicy: 'Never',
       automountServiceAccountToken: false,
       terminationGracePeriodSeconds: 60,
-      nodeSelector: { ...migration?.spec.addedNodeSelector },
+      // The VM's own selector wins.
+      nodeSelector: { ...migration?.spec.addedNodeSelector, ...vmi.spec.nodeSelector },
       securityContext: {
         ...{ fsGroup: QEMU_UID, runAsUser: QEMU_UID, runAsGroup: QEMU_UID, runAsNonRoot: true },
       },

@@ -70,7 +70,7 @@ interface PlayedMigration {
 async function playMigration(source: ProcessPod, target: ProcessPod): Promise<PlayedMigration> {
   const migrationUid = randomUUID();
   const received: Buffer[][] = [];
-  await Promise.all([source.waitForLog(/"sidecar is up"/), target.waitForLog(/"sidecar is up"/)]);
+  await Promise.all([source, target].map((pod) => coordinator.waitForConnection(pod.admitted)));
   await target.listen(migrationUid, 'stream', (socket) => {
     const chunks: Buffer[] = [];
     received.push(chunks);
