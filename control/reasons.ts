@@ -68,7 +68,7 @@ const texts = {
     nextStep: 'set spec.suspend to false in the policy named in the message',
   },
   GainTooSmall: {
-    meaning: 'the expected gain is below 20 % of the migration time',
+    meaning: 'less than 20 % of what QEMU will send can come from the NAS, so that time is not saved',
     nextStep: 'nothing to do; use acceleration Observe to see what would be saved',
   },
   BreakerOpen: {
@@ -90,7 +90,7 @@ const texts = {
   },
   NoNasPermit: {
     meaning: 'the budget of concurrent reads of the NFS server is used up by other migrations',
-    nextStep: 'wait, or raise nasReadPermits in the policy',
+    nextStep: 'wait, or raise NASMIG_NAS_READ_PERMITS of the operator if the NAS can bear more',
   },
   MigrationOver: {
     meaning: 'the migration ended',

@@ -20,6 +20,7 @@ import { WebhookServer } from './injection/webhook-server.ts';
 import { ApiClient } from './kubernetes/api-client.ts';
 import { pause } from './kubernetes/informer.ts';
 import { LeaderElection } from './leader/leader-election.ts';
+import { LeaderLabel } from './leader/leader-label.ts';
 import { OperatorMetrics } from './metrics/metrics.ts';
 import { MetricsServer } from './metrics/metrics-server.ts';
 import type { OperatorSettings } from './settings.ts';
@@ -40,6 +41,7 @@ export class Operator {
   readonly #api: ApiClient;
   readonly #caches: Caches;
   readonly #election: LeaderElection;
+  readonly #leaderLabel: LeaderLabel;
   readonly #stopping = new AbortController();
   #authority: { current: KeyAndCertificate; bundlePem: string } | undefined;
   #serving: KeyAndCertificate | undefined;
@@ -72,6 +74,12 @@ export class Operator {
       renewDeadlineMs: settings.lease.renewDeadlineMs,
       retryMs: settings.lease.retryMs,
       onProblem: (problem) => log.warn({ problem }, 'leader election'),
+    });
+    this.#leaderLabel = new LeaderLabel({
+      api: this.#api,
+      namespace: settings.namespace,
+      podName: settings.podName,
+      onProblem: (problem) => log.warn({ problem }, 'leader label'),
     });
     this.metrics.sources = {
       hubConnections: () => this.#hub?.sessionCount ?? 0,
@@ -146,6 +154,8 @@ export class Operator {
     await this.#renewCertificates(store);
     await startCaches(this.#caches);
     if (settings.injection) await this.#startInjection();
+    // An earlier container of this pod may have led.
+    await this.#leaderLabel.release();
     this.#ready = true;
     this.#certificates = this.#keepCertificates(store);
     this.#election.start((epoch, signal) => this.#lead(epoch, signal));
@@ -223,6 +233,7 @@ export class Operator {
       log,
       sharedFileSystemDrivers: new Set(settings.sharedFileSystemDrivers),
       workers: settings.workers,
+      nasReadPermits: settings.nasReadPermits,
       onReconcile: (waitSeconds, workSeconds, failed) => {
         this.metrics.queueWait.observe(waitSeconds);
         this.metrics.reconcileDuration.observe({ outcome: failed ? 'error' : 'ok' }, workSeconds);
@@ -276,6 +287,8 @@ export class Operator {
     const policyStatus = new PolicyStatusWriter({ api: this.#api, caches, log });
     controller.addAll();
     adoption.addAll();
+    // Last, when everything is there that sidecars may ask for; taken off at once when the term ends.
+    const labelled = this.#leaderLabel.hold(signal);
     try {
       await aborted(signal);
     } finally {
@@ -284,7 +297,13 @@ export class Operator {
       this.#controller = undefined;
       this.#coordinator = undefined;
       this.#publisher = undefined;
-      await Promise.all([controller.stop(), adoption.stop(), publisher.stop(), policyStatus.stop()]);
+      await Promise.all([
+        controller.stop(),
+        adoption.stop(),
+        publisher.stop(),
+        policyStatus.stop(),
+        labelled,
+      ]);
       await hub.stop();
     }
   }

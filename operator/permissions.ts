@@ -57,6 +57,8 @@ export const namespaceRules: readonly PolicyRule[] = [
     verbs: ['get', 'update'],
     resourceNames: ['nas-aware-migration-authority'],
   },
+  // The leader's label on its own pod, and off a predecessor's. Pods of this namespace are the operator's own.
+  { apiGroups: [''], resources: ['pods'], verbs: ['patch'] },
   { apiGroups: ['coordination.k8s.io'], resources: ['leases'], verbs: ['create'] },
   {
     apiGroups: ['coordination.k8s.io'],

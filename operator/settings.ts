@@ -31,6 +31,8 @@ const environmentSchema = z.object({
   NASMIG_METRICS_PORT: port.default(8080),
   NASMIG_KUBEVIRT_USER: z.string().default('system:serviceaccount:kubevirt:kubevirt-controller'),
   NASMIG_SHARED_DRIVERS: list.default([...defaultSharedFileSystemDrivers]),
+  /** Accelerated migrations at a time for each NFS server; 0 is no limit. 5 is KubeVirt's own limit for a cluster. */
+  NASMIG_NAS_READ_PERMITS: z.coerce.number().int().min(0).max(10_000).default(5),
   NASMIG_WORKERS: z.coerce.number().int().min(1).max(64).default(8),
   NASMIG_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
   /** Of the leader's Lease; renewed every seventh of it, given up at two thirds. */
@@ -52,6 +54,7 @@ export interface OperatorSettings {
   kubevirtUser: string;
   sharedFileSystemDrivers: string[];
   workers: number;
+  nasReadPermits: number;
   logLevel: string;
   injection: boolean;
   sidecar: { image: string; cpu: string; memory: string; indexMemory: string };
@@ -92,6 +95,7 @@ export function settingsFrom(environment: NodeJS.ProcessEnv): OperatorSettings {
     kubevirtUser: data.NASMIG_KUBEVIRT_USER,
     sharedFileSystemDrivers: data.NASMIG_SHARED_DRIVERS,
     workers: data.NASMIG_WORKERS,
+    nasReadPermits: data.NASMIG_NAS_READ_PERMITS,
     logLevel: data.NASMIG_LOG_LEVEL,
     injection: data.NASMIG_INJECTION === 'true',
     sidecar: {

@@ -6,6 +6,7 @@ import {
   ABORT_OTHER_CONNECTION,
   ABORT_PROTOCOL,
   ABORT_RETURN_PATH_STUCK,
+  ABORT_SHUTDOWN,
   ABORT_SOURCE_QEMU_GONE,
 } from './link/frame-types.ts';
 import { LinkError } from './link/link-errors.ts';
@@ -53,6 +54,29 @@ export class ReturnPathStuckError extends LinkError {
       `The source QEMU does not read its return path: ${heldBytes} bytes wait`,
       "See QEMU's log in the source pod.",
       ABORT_RETURN_PATH_STUCK,
+    );
+  }
+}
+
+/** Another connection of the same migration broke, and with it the migration. */
+export class OtherConnectionError extends LinkError {
+  readonly code = 'NASMIG_OTHER_CONNECTION';
+  constructor(cause: Error) {
+    super(
+      `Another connection of this migration ended: ${cause.message}`,
+      'That error is the one to look at.',
+      ABORT_OTHER_CONNECTION,
+    );
+  }
+}
+
+export class ShutdownError extends LinkError {
+  readonly code = 'NASMIG_SHUTDOWN';
+  constructor() {
+    super(
+      'The sidecar is being stopped while a migration is under way',
+      'The migration fails and the VM goes on at its source; see why the pod was stopped.',
+      ABORT_SHUTDOWN,
     );
   }
 }

@@ -23,6 +23,7 @@ try {
   socketProblem = error instanceof Error ? error.message : String(error);
 }
 
+let mayHang = (): boolean => false;
 /** Until the agent is there, SIGTERM has only the directory to be left as it was. */
 let stop = (_signal: string): void => end(0);
 process.once('SIGTERM', () => stop('SIGTERM'));
@@ -47,6 +48,7 @@ process.on('uncaughtException', (error) => {
 try {
   const config = agentConfigFrom(process.env);
   const agent = new Agent({ config, interposer, socketProblem, log });
+  mayHang = () => agent.mayHang;
   stop = (signal) => {
     log.info({ signal }, 'told to stop');
     setTimeout(() => end(0), STOP_MS);
@@ -65,5 +67,5 @@ try {
 /** Gives back what is taken, and ends this process at once. */
 function end(code: number): never {
   interposer?.stop();
-  return endProcess(code);
+  return endProcess(code, mayHang());
 }

@@ -730,13 +730,20 @@ describe('switch-over', () => {
     expect(source.pace.phase).toBe('released');
   });
 
-  it('nothing waits for the index to grow any more once QEMU may stop the VM', async () => {
-    const { volume, migration } = guest({ channels: 0, pages: 600, seed: 32, ownShare: 0.2, rounds: 2 });
+  it('a NAS too slow to grow the index costs a wait, not one for every batch', async () => {
+    const { volume, migration } = guest({
+      channels: 0,
+      pages: 6000,
+      seed: 32,
+      ownShare: 0.2,
+      rounds: 2,
+      dirtyShare: 0.01,
+    });
     let got = 0;
     const { qemu } = await rig({
       volumes: [volume],
-      pace: false,
-      // A NAS that hangs: what the index asked for does not come.
+      pace: true,
+      // A NAS that hangs, or a read budget far behind its queue: what the index asked for does not come in time.
       grower: { grow: () => {}, caughtUp: () => new Promise<void>(() => {}) },
       onQemu: (socket) => {
         socket.on('data', (bytes: Buffer) => {
@@ -746,12 +753,10 @@ describe('switch-over', () => {
       },
     });
     const main = await qemu();
-    const beganMs = performance.now();
     void feed(main, migration.main);
-    await within(4000, () => got === migration.main.length);
+    // 2 s for the index, and 2 s for 22 MiB at the decaying pace.
+    await within(5500, () => got === migration.main.length);
     expect(got).toBe(migration.main.length);
-    // The whole stream, switch-over included, is in our hands after a few milliseconds.
-    expect(performance.now() - beganMs).toBeLessThan(1000);
   });
 
   it('the pace of later passes knows how re-sent pages compress, not how the first pass did', () => {
@@ -783,9 +788,8 @@ describe('switch-over', () => {
       migration.countLiterals(1.25 * MIB, 1.25 * MIB);
       migration.arrived(1.25 * MIB);
     }
-    expect(migration.linkRate.bytesPerSecond).toBeLessThan(30 * MIB);
-    // QEMU would stop the VM with what this rate carries within the downtime limit; the link carries 25 MiB/s of it.
-    expect(migration.pace.bytesPerSecond).toBeLessThan(40 * MIB);
+    // QEMU would stop the VM with what this rate carries within the downtime limit; the link carries as much as it carries.
+    expect(migration.pace.bytesPerSecond / migration.linkRate.bytesPerSecond).toBeLessThan(1.6);
   });
 });
 
@@ -908,6 +912,32 @@ describe('strangers and broken peers', () => {
     await within(1500, () => got === migration.main.length);
     expect(target.failure).toBeUndefined();
     expect(source.failure).toBeUndefined();
+    expect(got).toBe(migration.main.length);
+  });
+
+  it('a process that was stopped for a minute does not take its own pause for silence of the peer', async () => {
+    const { volume, migration } = guest({ channels: 0, pages: 300, seed: 38 });
+    let got = 0;
+    const { source, target, qemu } = await rig({
+      volumes: [volume],
+      onQemu: (socket) => {
+        socket.on('data', (bytes: Buffer) => {
+          got += bytes.length;
+        });
+        socket.resume();
+      },
+    });
+    const main = await qemu();
+    await feed(main, migration.main.subarray(0, 300_000));
+    expect(await within(1000, () => got > 200_000)).toBe(true);
+    // SIGSTOP, a frozen cgroup, a node that was suspended: both clocks jump, and what came meanwhile was not read yet.
+    const now = (): number => performance.now() + 60_000;
+    Object.assign(source.options, { now });
+    Object.assign(target.options, { now });
+    await sleep(1200);
+    await feed(main, migration.main.subarray(300_000));
+    await within(1000, () => got === migration.main.length);
+    expect(source.failure ?? target.failure).toBeUndefined();
     expect(got).toBe(migration.main.length);
   });
 

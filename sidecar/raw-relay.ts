@@ -39,6 +39,11 @@ export function relayRaw(
         closed();
       });
       from.resume();
+      // Gone before the relay began: its 'close' does not come again.
+      if (from.destroyed) {
+        to.destroy();
+        closed();
+      }
     }
   });
 }

@@ -4,7 +4,18 @@
 //   node hack/ship/image-rootfs.ts DESTINATION
 // The same sources and the same Node give the same bytes: names are sorted, times are SOURCE_DATE_EPOCH (default 0).
 import { execFile } from 'node:child_process';
-import { chmod, cp, lutimes, mkdir, readdir, readFile, realpath, rm, stat, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  cp,
+  lutimes,
+  mkdir,
+  readdir,
+  readFile,
+  realpath,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { rolldown } from 'rolldown';
@@ -21,7 +32,12 @@ const LDD_TIMEOUT_MS = 30_000;
 const OPTIONAL = ['bufferutil', 'utf-8-validate'];
 
 /** `nonroot` runs the operator; `qemu` is KubeVirt's user, as whom injected sidecars run. */
-const PASSWD = ['root:x:0:0:root:/:/none', 'qemu:x:107:107:qemu:/:/none', 'nonroot:x:65532:65532:nonroot:/:/none', ''];
+const PASSWD = [
+  'root:x:0:0:root:/:/none',
+  'qemu:x:107:107:qemu:/:/none',
+  'nonroot:x:65532:65532:nonroot:/:/none',
+  '',
+];
 const GROUP = ['root:x:0:', 'qemu:x:107:', 'nonroot:x:65532:', ''];
 
 /** Writes the file system into `destination`, which is emptied first. */
@@ -40,7 +56,10 @@ export async function assembleRootfs(destination: string): Promise<void> {
   await writeFile(inRoot('etc', 'nsswitch.conf'), 'hosts: files dns\n');
   await cp(path.join(repositoryRoot, 'LICENSE'), inRoot('app', 'LICENSE'));
   await writeFile(inRoot('app', 'THIRD-PARTY-LICENSES'), await thirdPartyLicences());
-  await writeFile(inRoot('app', 'sbom.cdx.json'), `${JSON.stringify(await billOfMaterials(), undefined, 2)}\n`);
+  await writeFile(
+    inRoot('app', 'sbom.cdx.json'),
+    `${JSON.stringify(await billOfMaterials(), undefined, 2)}\n`,
+  );
   await settle(root, Number(process.env['SOURCE_DATE_EPOCH'] ?? 0));
 }
 
@@ -81,7 +100,9 @@ async function copyFile(from: string, to: string): Promise<void> {
 async function thirdPartyLicences(): Promise<string> {
   const texts: string[] = [];
   for (const { name, version, directory } of await productionPackages()) {
-    const files = (await readdir(directory)).filter((file) => /^(licen[cs]e|notice|copying)/i.test(file)).sort();
+    const files = (await readdir(directory))
+      .filter((file) => /^(licen[cs]e|notice|copying)/i.test(file))
+      .sort();
     const contents = await Promise.all(files.map((file) => readFile(path.join(directory, file), 'utf8')));
     texts.push(`== ${name} ${version}\n\n${contents.join('\n')}`);
   }

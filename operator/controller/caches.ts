@@ -5,6 +5,7 @@ import { Informer } from '../kubernetes/informer.ts';
 import { keyOf, resources } from '../kubernetes/resources.ts';
 import { controllingVmi } from '../kubevirt/launcher-pod.ts';
 import { launcherLabels } from '../kubevirt/objects.ts';
+import { attemptIndexValues, byAttempt } from './attempts.ts';
 import type { PolicyObject } from './policies.ts';
 import type { MigrationObject } from './snapshot.ts';
 
@@ -36,6 +37,7 @@ export function createCaches(api: ApiClient, onProblem: (problem: string) => voi
           const uid = (object.status as { migration?: { uid?: unknown } } | undefined)?.migration?.uid;
           return typeof uid === 'string' ? [uid] : [];
         },
+        [byAttempt]: attemptIndexValues,
         [byMigrationName]: (object) => vmiKeyOf(object, specOf(object)?.['migrationName']),
       },
     }),
@@ -109,7 +111,11 @@ function trimPod(pod: V1Pod): void {
     initContainers: (spec?.initContainers ?? []).map(({ name }) => ({ name })),
     ...(spec?.nodeName === undefined ? {} : { nodeName: spec.nodeName }),
   };
-  pod.status = status?.phase === undefined ? {} : { phase: status.phase };
+  const scheduled = status?.conditions?.filter(({ type }) => type === 'PodScheduled') ?? [];
+  pod.status = {
+    ...(status?.phase === undefined ? {} : { phase: status.phase }),
+    ...(scheduled.length === 0 ? {} : { conditions: scheduled }),
+  };
   delete pod.metadata?.annotations;
 }
 

@@ -1,4 +1,4 @@
-// The driver behind a PersistentVolumeClaim, kept for some minutes: a bound claim's volume does not change.
+// The driver and the NFS server behind a PersistentVolumeClaim, kept for some minutes: a bound claim's volume does not change.
 import type { V1PersistentVolume, V1PersistentVolumeClaim } from '@kubernetes/client-node';
 import { type ApiClient, isNotFound } from '../kubernetes/api-client.ts';
 import { resources } from '../kubernetes/resources.ts';
@@ -9,9 +9,14 @@ const UNBOUND_MAX_AGE_MS = 5000;
 /** Claims of all running VMs fit; beyond, the oldest go. */
 const MAX_ENTRIES = 20_000;
 
+export interface ClaimBacking {
+  driver: string;
+  server: string;
+}
+
 export class ClaimDrivers {
   readonly #api: ApiClient;
-  readonly #known = new Map<string, { driver: string | undefined; untilMs: number }>();
+  readonly #known = new Map<string, { backing: ClaimBacking | undefined; untilMs: number }>();
 
   constructor(api: ApiClient) {
     this.#api = api;
@@ -24,10 +29,10 @@ export class ClaimDrivers {
         const key = `${namespace}/${claim}`;
         const known = this.#known.get(key);
         if (known !== undefined && performance.now() < known.untilMs) return;
-        const driver = await this.#lookUp(namespace, claim);
-        const age = driver === undefined ? UNBOUND_MAX_AGE_MS : BOUND_MAX_AGE_MS;
+        const backing = await this.#lookUp(namespace, claim);
+        const age = backing === undefined ? UNBOUND_MAX_AGE_MS : BOUND_MAX_AGE_MS;
         this.#known.delete(key);
-        this.#known.set(key, { driver, untilMs: performance.now() + age });
+        this.#known.set(key, { backing, untilMs: performance.now() + age });
         const oldest = this.#known.keys().next();
         if (this.#known.size > MAX_ENTRIES && !oldest.done) this.#known.delete(oldest.value);
       }),
@@ -35,10 +40,15 @@ export class ClaimDrivers {
   }
 
   driverOf(namespace: string, claim: string): string | undefined {
-    return this.#known.get(`${namespace}/${claim}`)?.driver;
+    return this.#known.get(`${namespace}/${claim}`)?.backing?.driver;
   }
 
-  async #lookUp(namespace: string, claim: string): Promise<string | undefined> {
+  /** What a budget of reads is counted for. */
+  serverOf(namespace: string, claim: string): string | undefined {
+    return this.#known.get(`${namespace}/${claim}`)?.backing?.server;
+  }
+
+  async #lookUp(namespace: string, claim: string): Promise<ClaimBacking | undefined> {
     try {
       const found = await this.#api.get<V1PersistentVolumeClaim>(
         resources.persistentVolumeClaims,
@@ -48,7 +58,8 @@ export class ClaimDrivers {
       const name = found.spec?.volumeName;
       if (name === undefined || name === '') return undefined;
       const volume = await this.#api.get<V1PersistentVolume>(resources.persistentVolumes, undefined, name);
-      return driverOfVolume(volume);
+      const driver = driverOfVolume(volume);
+      return driver === undefined ? undefined : { driver, server: serverOfVolume(volume, driver) };
     } catch (error) {
       if (isNotFound(error)) return undefined;
       throw error;
@@ -60,4 +71,14 @@ export class ClaimDrivers {
 export function driverOfVolume(volume: V1PersistentVolume): string | undefined {
   if (volume.spec?.nfs !== undefined) return 'nfs';
   return volume.spec?.csi?.driver;
+}
+
+/**
+ * The server of an NFS volume, in-tree or of a CSI driver that names it (`server` in nfs.csi.k8s.io and others); else the driver,
+ * whose volumes then share one budget: to count too many as one server is safe, to count one server as many is not.
+ */
+export function serverOfVolume(volume: V1PersistentVolume, driver: string): string {
+  const attributes = volume.spec?.csi?.volumeAttributes;
+  const server = volume.spec?.nfs?.server ?? attributes?.['server'] ?? '';
+  return server === '' ? `driver ${driver}` : server.toLowerCase().replace(/\.$/, '');
 }

@@ -3,6 +3,7 @@
 // can be repeated, so that a reconcile that was interrupted anywhere is simply run again.
 import type { V1Pod } from '@kubernetes/client-node';
 import type { Logger } from 'pino';
+import type { Progress } from '../../control/messages.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import type { Coordinator } from '../hub/coordinator.ts';
 import {
@@ -12,11 +13,13 @@ import {
   isConflict,
   isNotFound,
 } from '../kubernetes/api-client.ts';
+import { pause } from '../kubernetes/informer.ts';
 import { apiVersionOf, keyOf, resources, splitKey } from '../kubernetes/resources.ts';
 import { WorkQueue } from '../kubernetes/work-queue.ts';
 import { controllingVmi, hasSidecar } from '../kubevirt/launcher-pod.ts';
 import { readVmi, readVmim, type Vmi, type Vmim } from '../kubevirt/objects.ts';
-import { type Attempt, breakerFor } from './breaker.ts';
+import { attemptsOfVm, recentFailures } from './attempts.ts';
+import { ATTEMPT_MEMORY_MS, type Attempt, type BreakerState, clusterBreaker, vmBreaker } from './breaker.ts';
 import {
   byMigrationName,
   byMigrationUid,
@@ -27,13 +30,15 @@ import {
 } from './caches.ts';
 import type { ClaimDrivers } from './claims.ts';
 import { withConditions } from './conditions.ts';
-import { decide, type Effect, isFinished } from './decide.ts';
+import { decide, type Effect, heldPermit, isFinished, wantsPermit } from './decide.ts';
 import { EventRecorder, type EventSubject } from './events.ts';
+import { NasPermits } from './nas-permits.ts';
 import { readPolicy, selectPolicy } from './policies.ts';
 import {
   FINALIZER,
   type Migration,
   type MigrationObject,
+  type PermitState,
   type PodFacts,
   readMigration,
   type Snapshot,
@@ -50,12 +55,20 @@ export interface ControllerOptions {
   log: Logger;
   sharedFileSystemDrivers: ReadonlySet<string>;
   workers: number;
+  /** Accelerated migrations at a time for each NFS server; 0 is no limit. */
+  nasReadPermits: number;
   now?: () => number;
   onReconcile?: (waitSeconds: number, workSeconds: number, failed: boolean) => void;
   /** A migration came to its end; called once for each end that this process wrote. */
   onFinished?: (migration: Migration, status: NasAwareMigrationStatus) => void;
   onArmed?: (armingSeconds: number) => void;
+  /** One that runs was looked at; its sidecars' latest word is in `progress`. */
+  onRunning?: (migration: Migration, progress: Progress) => void;
 }
+
+/** Objects in one page when a new leader counts what runs. */
+const LIST_PAGE = 500;
+const RESTORE_RETRY_MS = 1000;
 
 const MIN_BACKOFF_MS = 50;
 const MAX_BACKOFF_MS = 30_000;
@@ -70,6 +83,9 @@ export class Controller {
   /** The resource version of the last write per object: an older cache entry is not acted on. */
   readonly #written = new Map<string, string>();
   readonly #armed = new Set<string>();
+  readonly permits: NasPermits;
+  readonly #stopping = new AbortController();
+  #restored: Promise<void> | undefined;
   readonly #subscriptions: (() => void)[] = [];
 
   constructor(options: ControllerOptions) {
@@ -89,6 +105,12 @@ export class Controller {
       },
       ...(options.onReconcile === undefined ? {} : { onDone: options.onReconcile }),
     });
+    this.permits = new NasPermits({
+      limit: options.nasReadPermits,
+      onFree: (keys) => {
+        for (const key of keys) this.queue.add(key);
+      },
+    });
     this.#watch();
   }
 
@@ -99,6 +121,7 @@ export class Controller {
 
   /** Finishes what is under way; takes nothing more. */
   async stop(): Promise<void> {
+    this.#stopping.abort();
     for (const unsubscribe of this.#subscriptions) unsubscribe();
     await this.queue.stop();
   }
@@ -129,6 +152,8 @@ export class Controller {
         const object = current ?? previous;
         if (object === undefined) return;
         if (current === undefined) this.#written.delete(keyOf(object));
+        const uid = previous?.metadata?.uid ?? '';
+        if (previous !== undefined && current?.metadata?.uid !== uid) this.permits.release(uid);
         this.queue.add(keyOf(object));
       }),
       vmims.onChange(({ current, previous }) => {
@@ -180,7 +205,13 @@ export class Controller {
       );
       return undefined;
     }
-    const snapshot = await this.#snapshot(migration, object);
+    // Nothing is decided before it is counted who reads the NAS already.
+    this.#restored ??= this.#restorePermits();
+    await this.#restored;
+    if (this.#stopping.signal.aborted) return undefined;
+    const facts = await this.#snapshot(migration);
+    // From here to the decision nothing waits: what is free now is free when it is taken.
+    const snapshot: Snapshot = { ...facts, permit: this.#permitFor(facts, key) };
     const decision = decide(snapshot);
     const [first] = decision.effects;
     // The finalizer comes before anything that would have to be undone.
@@ -190,10 +221,78 @@ export class Controller {
       if (effect.type !== 'addFinalizer') await this.#carryOut(effect, snapshot, key);
     }
     this.#observeArming(snapshot);
+    if (snapshot.coordination?.progress !== undefined && !isFinished(decision.status ?? migration.status))
+      this.#options.onRunning?.(migration, snapshot.coordination.progress);
     return decision.requeueAfterMs;
   }
 
-  async #snapshot(migration: Migration, object: MigrationObject): Promise<Snapshot> {
+  #permitFor(facts: Omit<Snapshot, 'permit'>, key: string): PermitState | undefined {
+    const { uid } = facts.migration;
+    if (!wantsPermit(facts)) {
+      this.permits.release(uid);
+      return undefined;
+    }
+    const servers = this.#serversOf(facts.migration.namespace, facts.vmi, facts.volumes.usable);
+    const granted = this.permits.take({ uid, key, servers });
+    return { granted, detail: granted ? '' : this.permits.describe(servers) };
+  }
+
+  #serversOf(namespace: string, vmi: Vmi | undefined, volumes: readonly string[]): string[] {
+    const { claims } = this.#options;
+    const servers = (vmi?.spec.volumes ?? [])
+      .filter(({ name }) => volumes.includes(name))
+      .flatMap((volume) => claimOf(volume) ?? [])
+      .flatMap((claim) => claims.serverOf(namespace, claim) ?? []);
+    return [...new Set(servers)];
+  }
+
+  /** Counts what runs from the objects on the API server: the cache may not have the last words of the leader before. */
+  async #restorePermits(): Promise<void> {
+    const { signal } = this.#stopping;
+    while (!signal.aborted) {
+      try {
+        return await this.#countRunning();
+      } catch (error) {
+        this.#options.log.warn({ err: error }, 'what runs could not be counted, it is tried again');
+        await pause(RESTORE_RETRY_MS, signal);
+      }
+    }
+  }
+
+  async #countRunning(): Promise<void> {
+    const { api, caches, claims } = this.#options;
+    let token = '';
+    do {
+      const page = await api.list<MigrationObject>(resources.nasAwareMigrations, undefined, {
+        limit: String(LIST_PAGE),
+        ...(token === '' ? {} : { continue: token }),
+      });
+      for (const object of page.items) {
+        const migration = readMigration(object);
+        if (migration === undefined || migration.deleting || !heldPermit(migration.status)) continue;
+        const { namespace, uid, spec } = migration;
+        const vmi = readVmi(caches.vmis.get(`${namespace}/${spec.vmiName}`));
+        const volumes = vmi?.spec.volumes ?? [];
+        await claims.load(
+          namespace,
+          volumes.flatMap((volume) => claimOf(volume) ?? []),
+        );
+        const usable =
+          vmi === undefined
+            ? []
+            : usableVolumes(
+                vmi,
+                spec.volumes,
+                (claim) => claims.driverOf(namespace, claim),
+                this.#options.sharedFileSystemDrivers,
+              ).usable;
+        this.permits.occupy({ uid, key: keyOf(object), servers: this.#serversOf(namespace, vmi, usable) });
+      }
+      token = (page.metadata as { continue?: string } | undefined)?.continue ?? '';
+    } while (token !== '');
+  }
+
+  async #snapshot(migration: Migration): Promise<Omit<Snapshot, 'permit'>> {
     const { caches, claims, coordinator, sharedFileSystemDrivers } = this.#options;
     const vmiKey = `${migration.namespace}/${migration.spec.vmiName}`;
     const vmi = readVmi(caches.vmis.get(vmiKey));
@@ -215,6 +314,7 @@ export class Controller {
       vmi?.metadata.labels ?? {},
       caches.namespaces.get(migration.namespace)?.metadata?.labels ?? {},
     );
+    const attempts = attemptsOfVm(caches.migrations, migration.namespace, migration.spec.vmiName);
     const state =
       vmi?.status.migrationState?.migrationUid === ownVmim?.metadata.uid
         ? vmi?.status.migrationState
@@ -235,11 +335,8 @@ export class Controller {
               (claim) => claims.driverOf(migration.namespace, claim),
               sharedFileSystemDrivers,
             ),
-      breaker: breakerFor(
-        { namespace: migration.namespace, vmiName: migration.spec.vmiName },
-        this.#attempts(object),
-        nowMs,
-      ),
+      breaker: finished ? undefined : this.#breaker(attempts, nowMs),
+      lastQemuBytes: lastQemuBytes(attempts, nowMs),
       sourcePod: this.#podFacts(
         migration,
         vmi,
@@ -283,25 +380,16 @@ export class Controller {
         vmi.status.activePods?.[uid] !== undefined,
       hasSidecar: hasSidecar(pod),
       connected: session !== undefined,
-      index: session?.hello.index,
+      index: this.#options.coordinator.index(uid),
+      link: session?.hello.link,
     };
   }
 
-  #attempts(self: MigrationObject): Attempt[] {
-    const attempts: Attempt[] = [];
-    for (const object of this.#options.caches.migrations.values()) {
-      if (object === self) continue;
-      const status = (object.status ?? {}) as NasAwareMigrationStatus;
-      const attempt = status.result?.attempt;
-      if (attempt !== 'FailedWhileArmed' && attempt !== 'Accelerated') continue;
-      attempts.push({
-        namespace: object.metadata?.namespace ?? '',
-        vmiName: String((object.spec as { vmiName?: unknown } | undefined)?.vmiName ?? ''),
-        endMs: Date.parse(status.completionTime ?? '') || 0,
-        outcome: attempt === 'Accelerated' ? 'accelerated' : 'failed',
-      });
-    }
-    return attempts;
+  #breaker(attempts: readonly Attempt[], nowMs: number): BreakerState {
+    const cluster = clusterBreaker(recentFailures(this.#options.caches.migrations, nowMs), nowMs);
+    return cluster === undefined
+      ? vmBreaker(attempts, nowMs)
+      : { reason: 'ClusterBreakerOpen', detail: cluster.detail };
   }
 
   async #writeStatus(key: string, migration: Migration, status: NasAwareMigrationStatus): Promise<void> {
@@ -478,6 +566,14 @@ export class Controller {
     this.#armed.add(uid);
     this.#options.onArmed?.(coordination.armingSeconds);
   }
+}
+
+/** Of the newest success; after a day the guest's memory is another. */
+function lastQemuBytes(attempts: readonly Attempt[], nowMs: number): number | undefined {
+  const successes = attempts
+    .filter(({ outcome, endMs }) => outcome === 'accelerated' && nowMs - endMs < ATTEMPT_MEMORY_MS)
+    .sort((a, b) => b.endMs - a.endMs);
+  return successes[0]?.qemuBytes;
 }
 
 /** Resource versions of one kind can be compared as numbers; anything else counts as new enough. */

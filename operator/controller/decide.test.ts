@@ -70,6 +70,7 @@ const pod = (name: string, facts: Partial<PodFacts> = {}): PodFacts => ({
   hasSidecar: true,
   connected: true,
   index: exampleHello.index,
+  link: exampleHello.link,
   ...facts,
 });
 
@@ -97,6 +98,8 @@ function snapshot(facts: Partial<Snapshot> = {}): Snapshot {
     sourcePod: pod('pod-a'),
     targetPod: undefined,
     coordination: undefined,
+    lastQemuBytes: undefined,
+    permit: undefined,
     ...facts,
   };
 }

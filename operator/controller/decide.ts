@@ -10,7 +10,14 @@ import { isFinal, type Vmim } from '../kubevirt/objects.ts';
 import { parseDurationMs, parseQuantity } from '../kubevirt/quantities.ts';
 import { ATTEMPT_MEMORY_MS } from './breaker.ts';
 import { type ConditionChange, withConditions } from './conditions.ts';
-import { configurationProblem, type NotAccelerated, notAccelerated, refusal } from './eligibility.ts';
+import {
+  configurationProblem,
+  gainProblem,
+  linkProblem,
+  type NotAccelerated,
+  notAccelerated,
+  refusal,
+} from './eligibility.ts';
 import { progressOf, resultOf } from './record.ts';
 import { effectiveAcceleration, type Snapshot } from './snapshot.ts';
 
@@ -43,8 +50,13 @@ const DEFAULT_REQUIRED_WAIT_MS = 15_000;
 /** A cache that has not seen yet what made this object: an adopted migration is looked for this long. */
 const ADOPTION_GRACE_MS = 10_000;
 const CANCEL_RECHECK_MS = 5000;
+/** One that waits for a permit is told when one comes free; this is only for what nobody told. */
+const PERMIT_RECHECK_MS = 10_000;
 /** Names of KubeVirt's migrations end up in labels and annotations; 63 is the limit of a label. */
 const MAX_MIGRATION_NAME_LENGTH = 63;
+
+/** A snapshot before it is known whether the NAS may be read. */
+type Facts = Omit<Snapshot, 'permit'>;
 
 export function decide(snapshot: Snapshot): Decision {
   const { migration } = snapshot;
@@ -56,6 +68,47 @@ export function decide(snapshot: Snapshot): Decision {
     decision.effects.unshift({ type: 'addFinalizer' });
   }
   return decision;
+}
+
+/**
+ * Whether this migration reads the NAS, or would do so next: it has to hold a permit of each of its servers then, and gives it
+ * back when this becomes false. Observe reads nothing for pages.
+ */
+export function wantsPermit(snapshot: Facts): boolean {
+  const { migration, vmi, vmim, others, coordination } = snapshot;
+  if (migration.deleting || isFinished(migration.status) || vmi === undefined) return false;
+  if (effectiveAcceleration(snapshot) === 'Observe') return false;
+  if (vmim === undefined) {
+    if (migration.status.migration?.uid !== undefined || migration.spec.migrationName !== undefined)
+      return false;
+    return (
+      refusal(migration.spec.vmiName, vmi, others) === undefined &&
+      startProblem(snapshot) === undefined &&
+      preparationLeftMs(snapshot) <= 0
+    );
+  }
+  if (isFinal(vmim) || vmim.spec.vmiName !== migration.spec.vmiName) return false;
+  if (coordination?.go === true) return true;
+  const decided = acceleratedOf(migration.status);
+  // Framed under an earlier leader: its sidecars are still to tell this one.
+  if (decided?.status === 'True') return true;
+  // Once it was told that it goes without, it does: a permit that comes later would come too late for its sockets.
+  if (decided?.status === 'False' && decided.reason === 'NoNasPermit') return false;
+  // Before the hand-off KubeVirt may let it wait for long: only one that was made with a permit keeps it.
+  const isOwn = migration.spec.migrationName === undefined && decided?.status === 'Unknown';
+  if (configurationOf(snapshot) === undefined && !isOwn) return false;
+  return runningProblem(snapshot) === undefined;
+}
+
+/** Whether an object's status says that it holds permits: what a new leader counts before it decides anything. */
+export function heldPermit(status: NasAwareMigrationStatus): boolean {
+  if (isFinished(status) || status.migration === undefined || status.acceleration === 'Observe') return false;
+  const decided = acceleratedOf(status);
+  return decided?.status === 'True' || (decided?.status === 'Unknown' && decided.reason === 'Arming');
+}
+
+function acceleratedOf(status: NasAwareMigrationStatus) {
+  return status.conditions?.find(({ type }) => type === 'Accelerated');
 }
 
 export function isFinished(status: NasAwareMigrationStatus): boolean {
@@ -135,7 +188,7 @@ function decideStart(snapshot: Snapshot): Decision {
     );
   }
   const acceleration = effectiveAcceleration(snapshot);
-  const problem = notAccelerated(factsOf(snapshot)) ?? sourceProblem(snapshot);
+  let problem = startProblem(snapshot);
   const waitMs = problem === undefined || isPassing(problem) ? preparationLeftMs(snapshot) : 0;
   if (waitMs > 0) {
     const message = problem?.message ?? 'the index is being built';
@@ -144,6 +197,12 @@ function decideStart(snapshot: Snapshot): Decision {
       { type: 'Complete', status: 'False', reason: 'Preparing', message },
     ]);
     return { status, effects: [], requeueAfterMs: Math.min(waitMs, 2000) };
+  }
+  if (problem === undefined && snapshot.permit?.granted === false) {
+    const lacking = because('NoNasPermit', snapshot.permit.detail);
+    const leftMs = permitWaitLeftMs(snapshot);
+    if (leftMs > 0) return waitForPermit(snapshot, lacking, leftMs);
+    problem = lacking;
   }
   if (problem !== undefined && acceleration === 'Required') {
     return finish(snapshot, 'Failed', {
@@ -176,6 +235,73 @@ function decideStart(snapshot: Snapshot): Decision {
   };
 }
 
+/** What speaks against acceleration before the migration is made, as far as it is known; permits come after it. */
+function startProblem(snapshot: Facts): NotAccelerated | undefined {
+  return (
+    notAccelerated(factsOf(snapshot)) ??
+    sourceProblem(snapshot) ??
+    linkProblem(snapshot.sourcePod?.link, undefined) ??
+    gainOf(snapshot)
+  );
+}
+
+/** Observe is for finding out; it needs no gain. */
+function gainOf(snapshot: Facts): NotAccelerated | undefined {
+  if (effectiveAcceleration(snapshot) === 'Observe') return undefined;
+  return gainProblem(snapshot.sourcePod?.index, snapshot.lastQemuBytes);
+}
+
+/** The same while it runs and before GO. */
+function runningProblem(snapshot: Facts): NotAccelerated | undefined {
+  if (snapshot.vmi === undefined) return undefined;
+  return (
+    notAccelerated(factsOf(snapshot)) ??
+    configurationProblem(configurationOf(snapshot)) ??
+    sourceProblem(snapshot, true) ??
+    targetProblem(snapshot) ??
+    linkProblem(snapshot.sourcePod?.link, snapshot.targetPod?.link) ??
+    gainOf(snapshot) ??
+    coordinationProblem(snapshot)
+  );
+}
+
+/** Known from KubeVirt's hand-off on. */
+function configurationOf({ vmi, vmim }: Facts) {
+  const state = vmi?.status.migrationState;
+  return vmim !== undefined && state?.migrationUid === vmim.metadata.uid
+    ? state.migrationConfiguration
+    : undefined;
+}
+
+/** Without prepareTimeout it waits as long as others hold the permits: they end. */
+function permitWaitLeftMs({ migration, policy, nowMs }: Snapshot): number {
+  const asked = parseDurationMs(migration.spec.prepareTimeout ?? policy?.spec.defaults?.prepareTimeout);
+  return asked === undefined ? Number.POSITIVE_INFINITY : migration.creationMs + asked - nowMs;
+}
+
+function waitForPermit(snapshot: Snapshot, { reason, message }: NotAccelerated, leftMs: number): Decision {
+  const waited = acceleratedOf(snapshot.migration.status)?.reason === reason;
+  const status = statusWith(snapshot, 'Preparing', [
+    { type: 'Accelerated', status: 'Unknown', reason, message },
+    { type: 'Complete', status: 'False', reason, message },
+  ]);
+  return {
+    status,
+    effects: waited ? [] : [{ type: 'event', severity: 'Normal', reason, message: `waiting: ${message}` }],
+    requeueAfterMs: Math.min(leftMs, PERMIT_RECHECK_MS),
+  };
+}
+
+/** One that others started is not ours to hold back: without a permit at the hand-off it goes plainly, and stays so. */
+function permitProblem(snapshot: Snapshot): NotAccelerated | undefined {
+  const decided = acceleratedOf(snapshot.migration.status);
+  if (decided?.status === 'False' && decided.reason === 'NoNasPermit')
+    return { reason: 'NoNasPermit', message: decided.message };
+  const { permit } = snapshot;
+  if (permit?.granted !== false || configurationOf(snapshot) === undefined) return undefined;
+  return because('NoNasPermit', permit.detail);
+}
+
 function decideRunning(snapshot: Snapshot, vmim: Vmim): Decision {
   const { migration, vmi, coordination } = snapshot;
   if (vmim.spec.vmiName !== migration.spec.vmiName) {
@@ -185,19 +311,9 @@ function decideRunning(snapshot: Snapshot, vmim: Vmim): Decision {
     });
   }
   if (isFinal(vmim)) return decideEnd(snapshot, vmim);
-  const configuration =
-    vmi?.status.migrationState?.migrationUid === vmim.metadata.uid
-      ? vmi.status.migrationState.migrationConfiguration
-      : undefined;
+  const configuration = configurationOf(snapshot);
   const go = coordination?.go === true;
-  const problem =
-    go || vmi === undefined
-      ? undefined
-      : (notAccelerated(factsOf(snapshot)) ??
-        configurationProblem(configuration) ??
-        sourceProblem(snapshot, true) ??
-        targetProblem(snapshot) ??
-        coordinationProblem(snapshot));
+  const problem = go || vmi === undefined ? undefined : (runningProblem(snapshot) ?? permitProblem(snapshot));
   const effects: Effect[] = [];
   if (problem !== undefined) {
     if (coordination !== undefined && coordination.reason === undefined)
@@ -406,10 +522,13 @@ function accelerationCondition(snapshot: Snapshot, problem: NotAccelerated | und
       reason: 'Framed',
       message: 'both sidecars are armed and pages come from the NAS',
     };
+  // One that others started takes its permit at the hand-off, and says Arming from then on; see heldPermit.
+  if (snapshot.migration.spec.migrationName !== undefined && configurationOf(snapshot) === undefined)
+    return { type, status: 'Unknown', reason: 'Preparing', message: 'KubeVirt prepares the migration' };
   return { type, status: 'Unknown', reason: 'Arming', message: 'the sidecars are being brought together' };
 }
 
-function factsOf(snapshot: Snapshot) {
+function factsOf(snapshot: Facts) {
   const { vmi, vmim, policy, breaker, volumes } = snapshot;
   if (vmi === undefined) throw new TypeError('facts of a VMI that is not there: the caller checks first');
   return {
@@ -424,7 +543,7 @@ function factsOf(snapshot: Snapshot) {
 }
 
 /** What speaks against the source's sidecar. While the migration runs, one that is not connected may still come. */
-function sourceProblem({ sourcePod }: Snapshot, running = false): NotAccelerated | undefined {
+function sourceProblem({ sourcePod }: Facts, running = false): NotAccelerated | undefined {
   if (sourcePod === undefined)
     return running ? undefined : because('NoSidecar', 'no virt-launcher pod was found for the VM');
   if (!sourcePod.hasSidecar) return because('NoSidecar', `source pod ${sourcePod.name}`);
@@ -432,13 +551,13 @@ function sourceProblem({ sourcePod }: Snapshot, running = false): NotAccelerated
   return undefined;
 }
 
-function targetProblem({ targetPod }: Snapshot): NotAccelerated | undefined {
+function targetProblem({ targetPod }: Facts): NotAccelerated | undefined {
   return targetPod !== undefined && !targetPod.hasSidecar
     ? because('NoSidecar', `target pod ${targetPod.name}`)
     : undefined;
 }
 
-function coordinationProblem({ coordination }: Snapshot): NotAccelerated | undefined {
+function coordinationProblem({ coordination }: Facts): NotAccelerated | undefined {
   return coordination?.reason === undefined ? undefined : because(coordination.reason, coordination.detail);
 }
 
@@ -452,7 +571,7 @@ function isPassing({ reason }: NotAccelerated): boolean {
 }
 
 /** How much longer to wait before the migration is made: for the sidecar to connect, and for its index. */
-function preparationLeftMs(snapshot: Snapshot): number {
+function preparationLeftMs(snapshot: Facts): number {
   const { migration, policy, sourcePod, nowMs } = snapshot;
   const isReady = sourcePod?.connected === true && sourcePod.index?.ready !== false;
   if (isReady) return 0;

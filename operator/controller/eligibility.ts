@@ -1,9 +1,12 @@
 // Whether a VM can be migrated at all, and whether a migration can be accelerated: the list of architecture.md as one
 // function each, first reason wins, every reason a documented constant with a detail. Pure.
+import type { IndexStatus } from '../../control/messages.ts';
 import { describeReason, type Reason } from '../../control/reasons.ts';
+import { MAX_LINK_VERSION, MIN_LINK_VERSION } from '../../sidecar/link/frame-types.ts';
 import type { MigrationConfiguration, Vmi, Vmim } from '../kubevirt/objects.ts';
 import { isFinal } from '../kubevirt/objects.ts';
 import { parseQuantity } from '../kubevirt/quantities.ts';
+import type { LinkRange } from './snapshot.ts';
 
 /** Why a migration is not started at all; constants like {@link Reason}, documented in docs/reasons.md. */
 export type RefusalReason =
@@ -109,4 +112,50 @@ export function configurationProblem(
     return because('CappedByBandwidthPerMigration', String(configuration.bandwidthPerMigration));
   }
   return undefined;
+}
+
+/** What a virt-launcher pod made now gets: the sidecar of this release. */
+const OWN_LINK: LinkRange = { min: MIN_LINK_VERSION, max: MAX_LINK_VERSION };
+
+/**
+ * Whether the two sidecars have a version of the link in common. Before there is a target, it is the sidecar of this release that
+ * the source will have to speak with. What is not known yet speaks against nothing.
+ */
+export function linkProblem(
+  source: LinkRange | undefined,
+  target: LinkRange | undefined,
+  own: LinkRange = OWN_LINK,
+): NotAccelerated | undefined {
+  if (source === undefined) return undefined;
+  const other = target ?? own;
+  if (Math.max(source.min, other.min) <= Math.min(source.max, other.max)) return undefined;
+  const range = ({ min, max }: LinkRange) => (min === max ? String(min) : `${min} to ${max}`);
+  const who = target === undefined ? 'this release' : "the target's";
+  return because('ProtocolTooOld', `the source's sidecar speaks ${range(source)}, ${who} ${range(other)}`);
+}
+
+/** A sampled index has one block in 8 of the disk, and grows around hits to the others at most (docs/adr/0004). */
+const SAMPLED_ONE_IN = 8;
+const BLOCK_BYTES = 4096;
+/** Below this share of what QEMU will send, time is not saved: hashing and waiting for the NAS cost some themselves. */
+const MIN_GAIN_SHARE = 0.2;
+
+/**
+ * Whether so little can come from the NAS that it is not worth the while, told from an upper bound: an index that is ready but
+ * empty, or one that, if every block it can grow to were in the guest's memory, would cover less than a fifth of what QEMU wrote
+ * the last time. The guest's memory size says nothing of it: pages of zeros cost QEMU next to nothing.
+ */
+export function gainProblem(
+  index: IndexStatus | undefined,
+  lastQemuBytes: number | undefined,
+): NotAccelerated | undefined {
+  if (index === undefined || !index.ready) return undefined;
+  if (index.blocks === 0) return because('GainTooSmall', 'the index is empty');
+  if (lastQemuBytes === undefined || lastQemuBytes === 0) return undefined;
+  const share = (index.blocks * SAMPLED_ONE_IN * BLOCK_BYTES) / lastQemuBytes;
+  if (share >= MIN_GAIN_SHARE) return undefined;
+  return because(
+    'GainTooSmall',
+    `the index covers at most ${Math.floor(share * 100)} % of what QEMU wrote in the last migration`,
+  );
 }

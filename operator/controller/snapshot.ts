@@ -68,6 +68,19 @@ export interface PodFacts {
   hasSidecar: boolean;
   connected: boolean;
   index: IndexStatus | undefined;
+  /** Versions of the link that its sidecar speaks; only while it is connected. */
+  link: LinkRange | undefined;
+}
+
+export interface LinkRange {
+  min: number;
+  max: number;
+}
+
+/** Whether the NAS may be read: a permit of each server is held, or why not. */
+export interface PermitState {
+  granted: boolean;
+  detail: string;
 }
 
 export interface Snapshot {
@@ -84,6 +97,10 @@ export interface Snapshot {
   sourcePod: PodFacts | undefined;
   targetPod: PodFacts | undefined;
   coordination: CoordinationView | undefined;
+  /** What QEMU wrote in the VM's last accelerated migration; undefined when there is none, or it is too old to tell. */
+  lastQemuBytes: number | undefined;
+  /** Undefined when none is wanted. */
+  permit: PermitState | undefined;
 }
 
 /** Spec first, then the policy, then Preferred. */

@@ -15,6 +15,7 @@ import { MAX_RESUMED_MIGRATIONS, SESSION_KEY_BYTES } from '../../control/limits.
 import type {
   Hello,
   HubMessage,
+  IndexStatus,
   Progress,
   Result,
   Role,
@@ -68,6 +69,7 @@ interface Running {
 export class Coordinator implements HubListener {
   readonly #options: CoordinatorOptions;
   readonly #sessions = new Map<string, Session>();
+  readonly #indexes = new Map<string, IndexStatus>();
   readonly #running = new Map<string, Running>();
   /** Migrations by pod, for sessions that come and go. */
   readonly #byPod = new Map<string, Set<string>>();
@@ -84,6 +86,11 @@ export class Coordinator implements HubListener {
 
   get runningCount(): number {
     return this.#running.size;
+  }
+
+  /** What the pod's sidecar said last of its index, in HELLO or stats. */
+  index(podUid: string): IndexStatus | undefined {
+    return this.#sessions.has(podUid) ? this.#indexes.get(podUid) : undefined;
   }
 
   session(podUid: string): Session | undefined {
@@ -172,6 +179,7 @@ export class Coordinator implements HubListener {
   onSession(session: Session): void {
     const { podUid } = session.identity;
     this.#sessions.set(podUid, session);
+    this.#indexes.set(podUid, session.hello.index);
     for (const migrationUid of this.#byPod.get(podUid) ?? []) {
       const running = this.#running.get(migrationUid);
       if (running !== undefined) this.#connect(running, session);
@@ -180,7 +188,10 @@ export class Coordinator implements HubListener {
 
   onSessionEnded(session: Session): void {
     const { podUid } = session.identity;
-    if (this.#sessions.get(podUid) === session) this.#sessions.delete(podUid);
+    if (this.#sessions.get(podUid) === session) {
+      this.#sessions.delete(podUid);
+      this.#indexes.delete(podUid);
+    }
     this.#early.delete(podUid);
     for (const migrationUid of this.#byPod.get(podUid) ?? []) {
       const running = this.#running.get(migrationUid);
@@ -191,6 +202,8 @@ export class Coordinator implements HubListener {
 
   onMessage(session: Session, message: Exclude<SidecarMessage, Hello>): void {
     if (message.type === 'stats') {
+      if (this.#sessions.get(session.identity.podUid) === session)
+        this.#indexes.set(session.identity.podUid, message.index);
       this.#options.onStats(session, message);
       return;
     }

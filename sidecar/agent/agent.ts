@@ -27,8 +27,8 @@ import { PodVolumes } from './pod-volumes.ts';
 /** Volumes that could not be opened are tried again so often, while nothing is armed. */
 const VOLUMES_RETRY_MS = 30_000;
 
-/** After a migration, when its sockets are closed too: what it used goes back to the kernel, for the VM runs on here for months. */
-const TIDY_MS = 2_000;
+/** After a migration, when its lingering sockets are closed too: what it used goes back to the kernel, for the VM runs on here for months. */
+const TIDY_MS = 5_000;
 
 /** Of the second that SIGTERM leaves: for results to reach the hub and to be recorded. */
 const LAST_WORDS_MS = 600;
@@ -112,6 +112,11 @@ export class Agent {
     for (const session of [...this.#sessions.values()]) session.stop();
     this.#options.interposer?.stop();
     await this.#client.close(LAST_WORDS_MS);
+  }
+
+  /** False when every volume could be opened: a volume that could not may still occupy a thread. */
+  get mayHang(): boolean {
+    return this.#volumes.describe().some(({ readable }) => !readable);
   }
 
   /** What the interposer reports, for the session that it is about. */
@@ -240,7 +245,7 @@ export class Agent {
         this.#current?.startRaw(effect.reason, detail);
         return;
       case 'send':
-        if (effect.message.type === 'raw') this.#log.info(effect.message, 'not accelerated');
+        this.#log.info(effect.message, effect.message.type === 'raw' ? 'not accelerated' : 'told the hub');
         this.#send(effect.message);
         return;
     }

@@ -91,8 +91,9 @@ export class PatchDecoder {
   /**
    * Writes the pages of `frame` (which a FrameReader delivered) over those of `batch` in `destination`. Throws
    * LinkBadPatchError when it is for another batch or names a page that the batch does not have; the tag is the caller's.
+   * @param patched bitmap of the batch's pages (bit i % 8 of byte i >> 3) in which those written are marked.
    */
-  apply(frame: PatchFrame, batch: DecodedBatch, destination: Uint8Array): void {
+  apply(frame: PatchFrame, batch: DecodedBatch, destination: Uint8Array, patched?: Uint8Array): void {
     if (frame.number !== batch.number)
       throw new LinkBadPatchError(frame.number, `batch ${batch.number} was to be patched`);
     if (destination.length < batch.reconstructedBytes) {
@@ -118,6 +119,7 @@ export class PatchDecoder {
         throw new LinkBadPatchError(frame.number, `page ${page} of ${batch.pageCount}`);
       const offset = batch.pageOffsets[page] as number;
       destination.set(pages.subarray(i * PAGE_BYTES, (i + 1) * PAGE_BYTES), offset);
+      if (patched !== undefined) patched[page >> 3] = (patched[page >> 3] as number) | (1 << (page & 7));
     }
     if (!positions.done)
       throw new LinkBadPatchError(frame.number, `bytes follow its ${frame.pageCount} positions`);

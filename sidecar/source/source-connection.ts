@@ -95,6 +95,7 @@ interface WaitingBatch extends PageHashes {
   readonly batch: StreamBatch;
   /** False while the index grows around its hits. */
   ready: boolean;
+  timer: NodeJS.Timeout | undefined;
 }
 
 interface KeptBatch {
@@ -128,7 +129,7 @@ export class SourceConnection implements PageSink {
   #idleTimer: NodeJS.Timeout | undefined;
   #bytesAtIdleTimer = 0;
   #keepAliveTimer: NodeJS.Timeout | undefined;
-  #lastHeardMs = 0;
+  #silentTicks = 0;
   #late = false;
 
   #reader: FrameReader<'source'> | undefined;
@@ -163,11 +164,13 @@ export class SourceConnection implements PageSink {
     this.#batcher = new StreamBatcher(migration.pool);
     qemu.on('data', (bytes: Buffer) => this.#guard(() => this.#onQemuBytes(bytes)));
     qemu.on('end', () => this.#guard(() => this.#onQemuEnd()));
-    qemu.on('error', (error) => this.#onQemuError(error));
-    qemu.on('close', () => {
-      if (this.#state === 'opening' || this.#state === 'greeting' || this.#state === 'framed')
-        this.#onQemuEnd();
-    });
+    qemu.on('error', (error) => this.#guard(() => this.#onQemuError(error)));
+    qemu.on('close', () =>
+      this.#guard(() => {
+        if (this.#state === 'opening' || this.#state === 'greeting' || this.#state === 'framed')
+          this.#onQemuEnd();
+      }),
+    );
   }
 
   /** Decides framed or raw by the first bytes, connects to the target sidecar, and resolves when HELLO was answered. */
@@ -206,11 +209,17 @@ export class SourceConnection implements PageSink {
 
   #decideMode(): Promise<Mode> {
     return new Promise((resolve) => {
-      const timer = setTimeout(() => this.#openingDecided('raw'), SILENT_OPENING_MS);
+      // A connection that said nothing is not one that we understand; a main channel that pauses after its header is.
+      const timer = setTimeout(
+        () => this.#openingDecided(this.#finder === undefined ? 'raw' : 'framed'),
+        SILENT_OPENING_MS,
+      );
       this.#openingDecided = (mode) => {
         clearTimeout(timer);
         this.#openingDecided = () => {};
         this.#pauseQemu();
+        // What the pace is made of is on main: without it the other channels go raw too.
+        if (mode === 'raw' && this.ordinal === 0) this.#migration.rawReason ??= 'StreamNotUnderstood';
         resolve(this.#migration.rawReason === undefined ? mode : 'raw');
       };
       this.#resumeQemu();
@@ -238,7 +247,10 @@ export class SourceConnection implements PageSink {
       if (kind === 'multifd') this.#openingDecided('framed');
     } else this.#finder.push(bytes);
     const known = this.#migration.rawReason !== undefined || this.#migration.ramBlocks.isListed;
-    if (known || this.#finder.isOpaque || this.#openingBytes >= OPENING_BYTES) this.#openingDecided('framed');
+    // Without the list nothing is known of post-copy or of what remains.
+    if (this.#isMain && this.#finder.isOpaque && !this.#migration.ramBlocks.isListed)
+      this.#openingDecided('raw');
+    if (known || this.#openingBytes >= OPENING_BYTES) this.#openingDecided('framed');
   }
 
   async #greet(link: Socket, mode: Mode): Promise<Mode> {
@@ -257,7 +269,7 @@ export class SourceConnection implements PageSink {
     this.#ownHello = decodeHello(body);
     this.#reader = new FrameReader<'source'>({ onFrame: (frame) => this.#onFrame(frame) }, 'source');
     link.on('data', (bytes: Buffer) => this.#onLinkBytes(bytes));
-    link.on('error', (error) => this.fail(new LinkClosedError(this.#state, error)));
+    link.on('error', (error) => this.#onLinkClose(error));
     link.on('end', () => this.#onLinkClose());
     link.on('close', () => this.#onLinkClose());
     this.#writeLink(helloFrame(body));
@@ -302,8 +314,7 @@ export class SourceConnection implements PageSink {
 
   #goFramed(): void {
     this.#state = 'framed';
-    this.#lastHeardMs = this.#migration.options.now();
-    this.#keepAliveTimer = setInterval(() => this.#keepAlive(), PING_INTERVAL_MS);
+    this.#keepAliveTimer = setInterval(() => this.#guard(() => this.#keepAlive()), PING_INTERVAL_MS);
     const held = this.#opening;
     this.#opening = [];
     // The finder saw these bytes already; only what it announced was noted, so they are just collected here.
@@ -322,12 +333,8 @@ export class SourceConnection implements PageSink {
     this.#opening = [];
     const early = this.#reader?.takeRest();
     if (early !== undefined && early.length > 0) this.#qemu.write(early);
-    this.#qemu
-      .removeAllListeners('data')
-      .removeAllListeners('end')
-      .removeAllListeners('error')
-      .removeAllListeners('close');
-    link.removeAllListeners('data').removeAllListeners('error').removeAllListeners('close');
+    for (const event of ['data', 'end', 'error', 'close']) this.#qemu.removeAllListeners(event);
+    for (const event of ['data', 'end', 'error', 'close']) link.removeAllListeners(event);
     if (this.#qemuEnded) link.end();
     void relayRaw(this.#qemu, link, (bytes) => {
       this.#migration.counters.streamBytes += bytes;
@@ -453,6 +460,18 @@ export class SourceConnection implements PageSink {
     if (pace.phase !== 'first-pass') return;
     this.#migration.options.log('later pass', { remainingBytes: pace.remainingBytes });
     pace.laterPass();
+    this.#migration.regulate();
+  }
+
+  /** The VM is stopped, also where machine types before 10.0 send no SWITCHOVER_START. */
+  ramEndBegins(): void {
+    this.#release();
+  }
+
+  #release(): void {
+    if (this.#migration.pace.phase === 'released') return;
+    this.#migration.pace.release();
+    this.#migration.regulate();
   }
 
   compression(kind: CompressionKind): void {
@@ -469,7 +488,7 @@ export class SourceConnection implements PageSink {
       if (this.#migration.counters.zeroPages + this.#migration.counters.batches > 0) this.#laterPass();
     }
     if (kind === 'switchover-start' || kind === 'ram-end') {
-      this.#migration.pace.release();
+      this.#release();
       if (kind === 'ram-end') this.#migration.ramEnded = true;
     }
   }
@@ -499,7 +518,12 @@ export class SourceConnection implements PageSink {
   #cut(): void {
     const batch = this.#batcher.cut();
     if (batch !== undefined) {
-      const waiting: WaitingBatch = { batch, ...this.#hash(batch), ready: true };
+      const waiting: WaitingBatch = {
+        batch,
+        ...this.#hash(batch),
+        ready: true,
+        timer: undefined,
+      };
       this.#queue.push(waiting);
       this.#queueBytes += batch.bytes.length;
       this.#letIndexGrow(waiting);
@@ -530,17 +554,28 @@ export class SourceConnection implements PageSink {
     const grown = grower.caughtUp();
     if (grown === undefined) return;
     waiting.ready = false;
-    const go = (): void => {
+    waiting.timer = setTimeout(() => {
+      this.#migration.indexTooSlow();
+      this.#stopWaiting();
+    }, INDEX_WAIT_MS);
+    void grown.then(() => {
       if (waiting.ready) return;
-      clearTimeout(timer);
-      waiting.ready = true;
-      this.#guard(() => {
-        this.#sendQueued();
-        this.regulate();
-      });
-    };
-    const timer = setTimeout(go, INDEX_WAIT_MS);
-    void grown.then(go);
+      this.#makeReady(waiting);
+      this.#guard(() => this.#sendQueued());
+      this.regulate();
+    });
+  }
+
+  #makeReady(waiting: WaitingBatch): void {
+    clearTimeout(waiting.timer);
+    waiting.ready = true;
+  }
+
+  /** Nothing waits for the index any more: QEMU may decide from now on, or the index is too slow. */
+  #stopWaiting(): void {
+    for (const waiting of this.#queue) if (!waiting.ready) this.#makeReady(waiting);
+    this.#guard(() => this.#sendQueued());
+    this.regulate();
   }
 
   #sendQueued(): void {
@@ -593,7 +628,7 @@ export class SourceConnection implements PageSink {
     });
     this.#sentBytes += batch.bytes.length;
     this.#outstandingBytes += batch.bytes.length;
-    migration.windowBytes += batch.bytes.length;
+    migration.sent(batch.bytes.length);
     migration.nasQueuedBytes += references * PAGE_BYTES;
     if (encoded.literalPages > 0)
       migration.countLiterals(encoded.literalPages * PAGE_BYTES, encoded.literalStoredBytes);
@@ -639,6 +674,10 @@ export class SourceConnection implements PageSink {
   regulate(): void {
     if (this.#state !== 'framed' || this.#qemuEnded) return;
     const migration = this.#migration;
+    if (this.#queue[0]?.ready === false && !migration.mayWaitForIndex) {
+      this.#stopWaiting();
+      return;
+    }
     const blocked =
       this.#queueBytes >= migration.queueBytes ||
       (this.#link as Socket).writableLength >= LINK_BACKLOG_BYTES ||
@@ -679,12 +718,14 @@ export class SourceConnection implements PageSink {
 
   #onLinkBytes(bytes: Buffer): void {
     if (this.#state === 'closed' || this.#state === 'raw') return;
-    this.#lastHeardMs = this.#migration.options.now();
+    this.#silentTicks = 0;
     this.#late = false;
     this.#guard(() => (this.#reader as FrameReader<'source'>).push(bytes));
   }
 
   #onFrame(frame: FrameAt<'source'>): void {
+    // A frame before this one in the same read may have ended the connection.
+    if (this.#isClosed()) return;
     switch (frame.type) {
       case FRAME_HELLO:
         this.#onHello(frame.hello);
@@ -765,7 +806,7 @@ export class SourceConnection implements PageSink {
       if (kept === undefined) continue;
       this.#kept.delete(this.#delivered);
       this.#outstandingBytes -= kept.batch.bytes.length;
-      migration.windowBytes -= kept.batch.bytes.length;
+      migration.delivered(kept.batch.bytes.length);
       migration.nasQueuedBytes -= kept.references * PAGE_BYTES;
       if (kept.references > 0) migration.throttle.record(kept.attempt > 0, migration.options.now());
       migration.pool.give(kept.batch.bytes);
@@ -833,7 +874,9 @@ export class SourceConnection implements PageSink {
   }
 
   #keepAlive(): void {
-    const silentMs = this.#migration.options.now() - this.#lastHeardMs;
+    // Counted in our own ticks: a process that was stopped for a minute must not take that for the peer's silence.
+    this.#silentTicks += 1;
+    const silentMs = this.#silentTicks * PING_INTERVAL_MS;
     if (silentMs > SILENT_AFTER_MS) {
       this.fail(new LinkSilentError(silentMs, 'an answer to PING'));
       return;
@@ -842,16 +885,16 @@ export class SourceConnection implements PageSink {
       this.#late = true;
       this.#migration.options.log('target sidecar late', {
         connection: this.ordinal,
-        silentMs: Math.round(silentMs),
+        silentMs,
       });
     }
     this.#writeLink([this.#pingAfter(0)]);
   }
 
-  #onLinkClose(): void {
+  #onLinkClose(error?: Error): void {
     if (this.#state === 'closed') return;
     if (this.#endAcknowledged) this.#close(undefined);
-    else this.fail(new LinkClosedError(this.#state));
+    else this.fail(new LinkClosedError(this.#state, error));
   }
 
   // ---- ends
@@ -878,8 +921,10 @@ export class SourceConnection implements PageSink {
     if (this.#link !== undefined) endLingering(this.#link);
     if (error === undefined) this.#qemu.destroySoon();
     else this.#qemu.destroy();
+    for (const waiting of this.#queue) this.#makeReady(waiting);
+    this.#queue = [];
     for (const kept of this.#kept.values()) {
-      this.#migration.windowBytes -= kept.batch.bytes.length;
+      this.#migration.delivered(kept.batch.bytes.length);
       this.#migration.nasQueuedBytes -= kept.references * PAGE_BYTES;
     }
     this.#kept.clear();

@@ -2,11 +2,12 @@
 // under way, and the counters that end up in the result. It also opens the connections one after the other.
 
 import type { Socket } from 'node:net';
+import { OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import type { PageHasher } from '../index/page-hash.ts';
 import { RamBlocks } from '../stream/ram-blocks.ts';
-import { LinkRate } from './link-rate.ts';
 import { Pace } from './pace.ts';
+import { PipeRate } from './pipe-rate.ts';
 import { ReferenceThrottle } from './reference-throttle.ts';
 import { SeenPages } from './seen-pages.ts';
 import { SourceConnection } from './source-connection.ts';
@@ -17,6 +18,13 @@ const BULK_WINDOW_BYTES = 64 * 1024 * 1024;
 
 /** Less under way than this costs more in round trips than it saves in downtime. */
 const MIN_QUEUE_BYTES = 256 * 1024;
+
+/** As much may always wait for the NAS; the first reads show its rate. */
+const MIN_NAS_QUEUE_BYTES = 1024 * 1024;
+/** An eighth of the target's read deadline. */
+const MAX_NAS_QUEUE_SECONDS = 0.25;
+/** Stream bytes that may always be under way. */
+const MIN_WINDOW_BYTES = 512 * 1024;
 
 /** Batches while QEMU may decide: small, so that no byte waits long behind others. */
 const DECISION_BATCH_BYTES = 128 * 1024;
@@ -74,7 +82,10 @@ export class SourceMigration {
   readonly ramBlocks = new RamBlocks();
   readonly seen = new SeenPages(this.ramBlocks);
   readonly pace: Pace;
-  readonly linkRate: LinkRate;
+  /** What the link carries, in link bytes. */
+  readonly linkRate: PipeRate;
+  /** What the whole way to the destination QEMU carries, in stream bytes. */
+  readonly deliveryRate = new PipeRate();
   readonly throttle = new ReferenceThrottle();
   readonly pool = new AssemblyPool(64);
   readonly counters: SourceCounters = {
@@ -104,6 +115,9 @@ export class SourceMigration {
   #accepted = 0;
   #literalStreamBytes = 0;
   #literalLinkBytes = 0;
+  #resentStreamBytes = 0;
+  #resentLinkBytes = 0;
+  #indexTooSlow = false;
   #lastLearnMs: number;
 
   constructor(options: SourceMigrationOptions) {
@@ -113,7 +127,7 @@ export class SourceMigration {
       connections: 1,
       enabled: options.paceEnabled,
     });
-    this.linkRate = new LinkRate(options.linkBytesPerSecond);
+    this.linkRate = new PipeRate(options.linkBytesPerSecond);
     this.#lastLearnMs = options.now();
   }
 
@@ -132,6 +146,10 @@ export class SourceMigration {
    * next one is opened only after this one's HELLO was answered: QEMU 7.2's receiver takes the first as its main channel.
    */
   accept(qemu: Socket): void {
+    if (this.failure !== undefined) {
+      qemu.destroy();
+      return;
+    }
     const connection = new SourceConnection(this, this.#accepted, qemu);
     this.#accepted += 1;
     this.#connections.add(connection);
@@ -144,6 +162,7 @@ export class SourceMigration {
     return this.#literalLinkBytes === 0 ? 1 : Math.max(1, this.#literalStreamBytes / this.#literalLinkBytes);
   }
 
+  /** Counts what literals shrank to: over all of them, and over those of later passes, which say how re-sent pages compress. */
   countLiterals(streamBytes: number, linkBytes: number): void {
     // Halved now and then, so that the ratio follows what is being sent.
     if (this.#literalStreamBytes > 64 * 1024 * 1024) {
@@ -152,6 +171,14 @@ export class SourceMigration {
     }
     this.#literalStreamBytes += streamBytes;
     this.#literalLinkBytes += linkBytes;
+    if (this.pace.phase === 'first-pass') return;
+    this.#resentStreamBytes += streamBytes;
+    this.#resentLinkBytes += linkBytes;
+  }
+
+  /** Stream bytes per link byte of re-sent pages; 1 while none were. */
+  get #resentRatio(): number {
+    return this.#resentLinkBytes === 0 ? 1 : Math.max(1, this.#resentStreamBytes / this.#resentLinkBytes);
   }
 
   /** Stream bytes that one connection may have waiting for the index to grow, or for credit. */
@@ -161,7 +188,12 @@ export class SourceMigration {
 
   /** True while there is time to let the index grow around a batch's hits before it is planned. */
   get mayWaitForIndex(): boolean {
-    return this.#inBulk && this.pace.phase === 'first-pass' && this.referencesOff === undefined;
+    return (
+      this.#inBulk &&
+      this.pace.phase === 'first-pass' &&
+      this.referencesOff === undefined &&
+      !this.#indexTooSlow
+    );
   }
 
   /** How large a batch may grow now. */
@@ -174,14 +206,38 @@ export class SourceMigration {
     return this.pace.queueMs >= BULK_FROM_QUEUE_MS;
   }
 
-  /** True when as much is under way as memory, link and NAS should have now; see {@link Pace.queueMs}. */
+  /** The index did not grow in time around a batch's hits: no batch waits for it any more. */
+  indexTooSlow(): void {
+    if (this.#indexTooSlow) return;
+    this.#indexTooSlow = true;
+    this.options.log('the index grows too slowly: batches do not wait for it any more', {});
+  }
+
+  /** True when as much is under way as memory, link, NAS and destination should have now; see {@link Pace.queueMs}. */
   get isFull(): boolean {
     if (this.windowBytes >= BULK_WINDOW_BYTES) return true;
     const queueSeconds = this.pace.queueMs / 1000;
     const link = this.linkRate.bytesPerSecond;
     if (link > 0 && this.linkRate.underWayBytes > Math.max(MIN_QUEUE_BYTES, link * queueSeconds)) return true;
+    // What waits for the NAS must be read well within its deadline, also before its rate is known.
     const nas = this.nasBytesPerSecond;
-    return nas > 0 && this.nasQueuedBytes > Math.max(MIN_QUEUE_BYTES, nas * queueSeconds);
+    const nasBytes = Math.max(MIN_NAS_QUEUE_BYTES, nas * Math.min(queueSeconds, MAX_NAS_QUEUE_SECONDS));
+    if (this.nasQueuedBytes > nasBytes) return true;
+    if (this.#inBulk) return false;
+    // Nearer to QEMU's decision the destination counts too: what it did not take yet is downtime.
+    return this.windowBytes > Math.max(MIN_WINDOW_BYTES, this.deliveryRate.bytesPerSecond * queueSeconds);
+  }
+
+  /** The destination QEMU took `streamBytes` more. */
+  delivered(streamBytes: number): void {
+    this.windowBytes -= streamBytes;
+    this.deliveryRate.arrived(streamBytes, this.options.now(), this.pace.queueMs);
+  }
+
+  /** `streamBytes` more are under way. */
+  sent(streamBytes: number): void {
+    this.windowBytes += streamBytes;
+    this.deliveryRate.sent(streamBytes);
   }
 
   /** Link bytes arrived at the target sidecar: what the link carries is learned anew. */
@@ -190,22 +246,23 @@ export class SourceMigration {
     this.linkRate.arrived(linkBytes, nowMs, this.pace.queueMs);
     this.pace.learn(
       this.linkRate.bytesPerSecond,
-      this.literalRatio,
-      this.linkRate.idle,
+      this.#resentRatio,
+      // An idle link shows nothing when it is the destination that holds us up.
+      this.linkRate.idle && !this.isFull,
       nowMs - this.#lastLearnMs,
     );
     this.#lastLearnMs = nowMs;
     this.regulate();
   }
 
+  /** Ends every connection, telling the other side why: the sidecar is being stopped. */
+  abort(error: Error): void {
+    for (const connection of [...this.#connections]) connection.fail(error);
+  }
+
   /** Something that gates reading changed. */
   regulate(): void {
     for (const connection of this.#connections) connection.regulate();
-  }
-
-  /** A later pass, or the stop: sizes and windows change for all. */
-  phaseChanged(): void {
-    this.regulate();
   }
 
   turnReferencesOff(reason: string): void {
@@ -220,7 +277,7 @@ export class SourceMigration {
       this.failure = error;
       this.options.log('migration failed', { connection: connection.ordinal, error: error.message });
       // One broken connection breaks the migration: QEMU's other channels must not wait for it.
-      for (const other of [...this.#connections]) other.fail(error);
+      for (const other of [...this.#connections]) other.fail(new OtherConnectionError(error));
     }
   }
 }

@@ -11,8 +11,8 @@ export const BULK_BATCH_BYTES = 1024 * 1024;
 
 const ASSEMBLY_BYTES = BULK_BATCH_BYTES + MAX_CHUNK_BYTES + PAGE_BYTES;
 
-/** A batch smaller than this is copied out, so that a few bytes do not hold an assembly buffer until acknowledged. */
-const COPY_OUT_BYTES = ASSEMBLY_BYTES / 4;
+/** A batch up to this is copied out: kept until acknowledged, it would hold an assembly buffer of more than twice its size. */
+const COPY_OUT_BYTES = Math.ceil(ASSEMBLY_BYTES * 0.55);
 
 export interface StreamBatch {
   /** The stream's bytes; its length is the batch's reconstructed size. */

@@ -340,6 +340,7 @@ export class MainChannelFinder extends ItemReader {
       if (this.#isRamEnded) return this.#bad('section', "section ram after RAM's END");
       this.#sectionName = 'ram';
       this.#trace.section?.(this.#itemOffset, kind, id, 'ram');
+      if (kind === 'end') this.sink.ramEndBegins?.();
       return this.#expect('record', 8);
     }
     const section = this.#sections.get(id);

@@ -83,6 +83,9 @@ export interface PageSink {
   compression(kind: CompressionKind): void;
   /** All bytes before `streamOffset` belong to items that are complete: do not hold them back. */
   boundary(streamOffset: number, kind: BoundaryKind): void;
+
+  /** RAM's END section begins: the VM is stopped, what follows is downtime. */
+  ramEndBegins?(): void;
   /** POSTCOPY_ADVISE: the migration may switch to post-copy; `advisesRam` is false when only dirty bitmaps would. */
   postcopyAnnounced(advisesRam: boolean): void;
   /** The first RAM_DISCARD or PACKAGED: post-copy has begun, every record may be what a vCPU waits for. Told once. */

@@ -2,7 +2,7 @@
 // memory of this size costs more than filling it.
 
 /** Sizes are rounded up to powers of two from this on, so that a freed buffer fits the next batch of its kind. */
-const SMALLEST_BYTES = 64 * 1024;
+const SMALLEST_BYTES = 8 * 1024;
 const MAX_FREE_BYTES = 32 * 1024 * 1024;
 
 export class RebuildBuffers {

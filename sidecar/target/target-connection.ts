@@ -75,6 +75,8 @@ interface Rebuild {
   readonly buffer: Buffer;
   progress: Progress;
   attempt: number;
+  /** Bitmap of the pages that a PATCH replaced: they are not what the NAS has. */
+  patched: Uint8Array | undefined;
 }
 
 type State = 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
@@ -89,7 +91,7 @@ export class TargetConnection {
   readonly #reader: FrameReader<'target'>;
   readonly #helloTimer: NodeJS.Timeout;
   #keepAliveTimer: NodeJS.Timeout | undefined;
-  #lastHeardMs: number;
+  #silentTicks = 0;
   #late = false;
 
   #decoder: BatchDecoder | undefined;
@@ -113,7 +115,6 @@ export class TargetConnection {
   constructor(migration: TargetMigration, link: Socket) {
     this.#migration = migration;
     this.#link = link;
-    this.#lastHeardMs = migration.options.now();
     this.#reader = new FrameReader<'target'>({ onFrame: (frame) => this.#onFrame(frame) }, 'target');
     this.#helloTimer = setTimeout(
       () => this.fail(new LinkSilentError(HELLO_TIMEOUT_MS, 'HELLO')),
@@ -130,7 +131,7 @@ export class TargetConnection {
 
   #onLinkBytes(bytes: Buffer): void {
     if (this.#state === 'closed' || this.#state === 'raw') return;
-    this.#lastHeardMs = this.#migration.options.now();
+    this.#silentTicks = 0;
     this.#late = false;
     this.#migration.counters.linkBytes += bytes.length;
     if (this.#opening === undefined) this.#guard(() => this.#reader.push(bytes));
@@ -177,6 +178,8 @@ export class TargetConnection {
   }
 
   #onFrame(frame: FrameAt<'target'>): void {
+    // A frame before this one in the same read may have ended the connection.
+    if (this.#isClosed()) return;
     switch (frame.type) {
       case FRAME_HELLO:
         this.#onHello(frame.hello);
@@ -242,16 +245,16 @@ export class TargetConnection {
 
   #goFramed(qemu: Socket): void {
     this.#state = 'framed';
-    this.#keepAliveTimer = setInterval(() => this.#keepAlive(), PING_INTERVAL_MS);
+    this.#keepAliveTimer = setInterval(() => this.#guard(() => this.#keepAlive()), PING_INTERVAL_MS);
     qemu.on('data', (bytes: Buffer) => {
-      for (const part of returnFrames(bytes)) this.#link.write(part);
+      for (const part of returnFrames(bytes)) this.#write(part);
     });
     qemu.on('end', () => {
       this.#qemuReadEnded = true;
       this.#write(returnEndFrame());
     });
-    qemu.on('error', (error) => this.#onQemuGone(error));
-    qemu.on('close', () => this.#onQemuGone(undefined));
+    qemu.on('error', (error) => this.#guard(() => this.#onQemuGone(error)));
+    qemu.on('close', () => this.#guard(() => this.#onQemuGone(undefined)));
     this.#grantCredit();
     this.#link.resume();
   }
@@ -282,7 +285,7 @@ export class TargetConnection {
     const buffer = this.#migration.buffers.take(frame.reconstructedBytes);
     const decoded = this.#spare.pop() ?? new DecodedBatch();
     (this.#decoder as BatchDecoder).decode(frame, buffer.subarray(0, frame.reconstructedBytes), decoded);
-    const rebuild: Rebuild = { decoded, buffer, progress: 'reading', attempt: 0 };
+    const rebuild: Rebuild = { decoded, buffer, progress: 'reading', attempt: 0, patched: undefined };
     this.#waiting.push(rebuild);
     this.#migration.counters.batches += 1;
     this.#migration.counters.referencePages += decoded.referencePages;
@@ -395,11 +398,9 @@ export class TargetConnection {
     if (rebuild === undefined || rebuild.progress !== 'asked' || rebuild.attempt !== frame.attempt) {
       throw new UnaskedPatchError(frame.number, frame.attempt);
     }
-    this.#patchDecoder.apply(
-      frame,
-      rebuild.decoded,
-      rebuild.buffer.subarray(0, rebuild.decoded.reconstructedBytes),
-    );
+    const { decoded, buffer } = rebuild;
+    rebuild.patched ??= new Uint8Array(Math.ceil(decoded.pageCount / 8));
+    this.#patchDecoder.apply(frame, decoded, buffer.subarray(0, decoded.reconstructedBytes), rebuild.patched);
     this.#prove(rebuild, frame.tag);
   }
 
@@ -412,7 +413,7 @@ export class TargetConnection {
       const { decoded, buffer } = rebuild;
       const length = decoded.reconstructedBytes;
       this.#handedBytes += length;
-      this.#inherit(decoded, buffer);
+      this.#inherit(rebuild);
       (this.#qemu as Socket).write(buffer.subarray(0, length), (error) => {
         this.#migration.buffers.give(buffer);
         if (!error && !this.#isClosed()) this.#guard(() => this.#onDelivered(length));
@@ -432,7 +433,7 @@ export class TargetConnection {
     this.#finishIfDone();
   }
 
-  #inherit(decoded: DecodedBatch, buffer: Buffer): void {
+  #inherit({ decoded, buffer, patched }: Rebuild): void {
     const { inherit } = this.#migration.options;
     if (inherit === undefined) return;
     const { index, pageHasher } = inherit;
@@ -441,7 +442,10 @@ export class TargetConnection {
       const firstBlock = decoded.runFirstBlock[run] as number;
       const count = decoded.runPages[run] as number;
       let offset = decoded.runOffset[run] as number;
+      const firstPage = decoded.runFirstPage[run] as number;
       for (let i = 0; i < count; i++, offset += decoded.runStride[run] as number) {
+        const page = firstPage + i;
+        if (patched !== undefined && ((patched[page >> 3] as number) & (1 << (page & 7))) !== 0) continue;
         pageHasher.hash(buffer, offset);
         index.add(volume, firstBlock + i, pageHasher.hi, pageHasher.lo);
       }
@@ -451,7 +455,10 @@ export class TargetConnection {
 
   #grantCredit(): void {
     const { reader } = this.#migration.options;
-    const window = Math.max(INITIAL_CREDIT_BYTES, this.#migration.connectionWindowBytes);
+    const window = Math.max(
+      INITIAL_CREDIT_BYTES,
+      this.#migration.connectionWindowBytes(this.#deliveredBytes),
+    );
     this.#creditLimit = Math.max(this.#creditLimit, this.#deliveredBytes + window);
     this.#write(
       ackFrame({
@@ -490,7 +497,9 @@ export class TargetConnection {
   }
 
   #keepAlive(): void {
-    const silentMs = Math.round(this.#migration.options.now() - this.#lastHeardMs);
+    // Counted in our own ticks: a process that was stopped for a minute must not take that for the peer's silence.
+    this.#silentTicks += 1;
+    const silentMs = this.#silentTicks * PING_INTERVAL_MS;
     if (silentMs > SILENT_AFTER_MS) {
       this.fail(new LinkSilentError(silentMs, 'an answer to PING'));
       return;
@@ -503,6 +512,8 @@ export class TargetConnection {
   }
 
   #onLinkClose(): void {
+    // A stranger, or a source that went before it greeted: no connection of this migration.
+    if (this.#opening !== undefined) this.#close(undefined);
     if (this.#state === 'closed' || this.#state === 'ending' || this.#state === 'raw') return;
     this.fail(new LinkClosedError(this.#state));
   }

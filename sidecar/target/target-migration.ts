@@ -2,6 +2,7 @@
 // is granted from, the index that the target inherits, and the counters that end up in the result.
 
 import type { Socket } from 'node:net';
+import { OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import type { PageHasher } from '../index/page-hash.ts';
 import { LinkBadHelloError } from '../link/link-errors.ts';
@@ -12,6 +13,8 @@ import { TargetConnection } from './target-connection.ts';
 /** Rebuilt bytes that may wait over all connections, for NAS and for QEMU. With everything else well below 256 MiB. */
 const MEMORY_BUDGET_BYTES = 96 * 1024 * 1024;
 const MOST_PER_CONNECTION_BYTES = 24 * 1024 * 1024;
+/** Before a connection has delivered as much as this, QEMU may still be opening others. */
+const OPENING_BYTES = 4 * 1024 * 1024;
 
 export interface TargetMigrationOptions {
   readonly migrationId: string;
@@ -69,6 +72,10 @@ export class TargetMigration {
 
   /** Takes over a connection that came in on the place of QEMU's socket (with half-open allowed). */
   accept(link: Socket): void {
+    if (this.failure !== undefined) {
+      link.destroy();
+      return;
+    }
     this.#accepted += 1;
     this.#connections.add(new TargetConnection(this, link));
   }
@@ -79,12 +86,19 @@ export class TargetMigration {
     this.#ordinals.add(ordinal);
   }
 
-  /** Bytes that one connection may have waiting beyond what QEMU took. */
-  get connectionWindowBytes(): number {
-    return Math.min(
-      MOST_PER_CONNECTION_BYTES,
-      Math.floor(MEMORY_BUDGET_BYTES / Math.max(1, this.#connections.size)),
-    );
+  /**
+   * Bytes that a connection may have waiting beyond what QEMU took. Credit cannot be taken back, so a connection gets its share of
+   * the budget only when, by what it has delivered, it is plain how many there are.
+   */
+  connectionWindowBytes(deliveredBytes: number): number {
+    const share = Math.floor(MEMORY_BUDGET_BYTES / Math.max(1, this.#connections.size));
+    const most = deliveredBytes < OPENING_BYTES ? OPENING_BYTES : MOST_PER_CONNECTION_BYTES;
+    return Math.min(most, share);
+  }
+
+  /** Ends every connection, telling the other side why: the sidecar is being stopped. */
+  abort(error: Error): void {
+    for (const connection of [...this.#connections]) connection.fail(error);
   }
 
   closed(connection: TargetConnection, error: Error | undefined): void {
@@ -92,7 +106,7 @@ export class TargetMigration {
     if (error !== undefined && this.failure === undefined) {
       this.failure = error;
       this.options.log('migration failed', { error: error.message });
-      for (const other of [...this.#connections]) other.fail(error);
+      for (const other of [...this.#connections]) other.fail(new OtherConnectionError(error));
     }
   }
 }

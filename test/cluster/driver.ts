@@ -2,6 +2,7 @@
 // looked into, and the bytes on its networks. The lab is one such cluster; a kind cluster can be another one.
 
 import type { ApiClient } from '../../operator/kubernetes/api-client.ts';
+import type { GuestCommand } from '../lab/guest-beacon.ts';
 import type { GuestProfileName } from '../lab/guest-profiles.ts';
 
 /** A VM to be made, running, on one NFS claim `rootdisk`. */
@@ -11,6 +12,8 @@ export interface VmOptions {
   readonly guest: GuestProfileName;
   readonly labels?: Readonly<Record<string, string>>;
   readonly annotations?: Readonly<Record<string, string>>;
+  /** With a CPU limit KubeVirt migrates over one connection, without over nine. */
+  readonly cpuLimit?: string;
 }
 
 /** A guest, seen from outside of KubeVirt and of our parts. */
@@ -19,6 +22,8 @@ export interface Guest {
   mark(): void;
   /** Lets the guest check its memory and its files, and says what came of it since mark(). */
   check(): Promise<GuestCheck>;
+  /** Tells the guest to do something; resolves when it has done it. */
+  command(command: GuestCommand): Promise<void>;
   /** The longest time without a sign of life since mark(), milliseconds. */
   readonly longestGapMs: number | undefined;
 }

@@ -16,7 +16,10 @@ export interface Image {
 export const LAUNCHER_IMAGE = 'lab.example/kubevirt/virt-launcher:trixie';
 /** The release under test, as its image has it. */
 export const SIDECAR_IMAGE = 'lab.example/nas-aware-migration/sidecar:current';
-/** The same, but sampling begins at once and is not slowed down, so that a test need not wait for it. */
+/**
+ * The same, but sampling begins soon and is not slowed down, so that a test need not wait for it. Not at once: a target is armed
+ * within a second or two, and must not sample before.
+ */
 export const EAGER_SIDECAR_IMAGE = 'lab.example/nas-aware-migration/sidecar:eager';
 
 const REPOSITORY = resolve(import.meta.dirname, '../..');
@@ -39,7 +42,7 @@ export const IMAGES: ReadonlyMap<string, Image> = new Map([
     EAGER_SIDECAR_IMAGE,
     {
       ...SIDECAR,
-      env: { ...SIDECAR.env, NASMIG_INDEX_DELAY_MS: '0', NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30) },
+      env: { ...SIDECAR.env, NASMIG_INDEX_DELAY_MS: '4000', NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30) },
     },
   ],
 ]);

@@ -26,6 +26,8 @@ import type { GuestProfileName } from '../lab/guest-profiles.ts';
 import type { LabOptions } from '../lab/lab.ts';
 import { nfsLocation } from '../lab/nas.ts';
 import { MIGRATION_ADDRESS, type NodeName } from '../lab/network.ts';
+import type { RootSuite } from '../lab/roots.ts';
+import type { Container } from '../launcher/container.ts';
 import { LauncherLab } from '../launcher/launcher-lab.ts';
 import type { LauncherPod, PodDisk } from '../launcher/launcher-pod.ts';
 import { ensureLibvirtState, type LibvirtState, restoreGuest } from '../launcher/libvirt-state.ts';
@@ -34,8 +36,9 @@ import { HubService } from './hub-service.ts';
 import { EAGER_SIDECAR_IMAGE } from './images.ts';
 import { Kubelet } from './kubelet.ts';
 import { kubevirtController } from './kubevirt-account.ts';
-import { getVmi, isPodReady, type Vmi } from './kubevirt-objects.ts';
+import { getVmi, isPodOver, isPodReady, launcherPods, type Vmi } from './kubevirt-objects.ts';
 import { LabGuest } from './lab-guest.ts';
+import { MigrationRecording } from './migration-recording.ts';
 import { OperatorProcess } from './operator-process.ts';
 import { Scheduler } from './scheduler.ts';
 import { VirtController } from './virt-controller.ts';
@@ -57,6 +60,10 @@ const POLL_MS = 50;
 export interface LabClusterOptions extends LabOptions {
   /** The sidecar's image in pods; default: the one that samples at once. */
   readonly sidecarImage?: string;
+  /** Which QEMU and libvirt the virt-launcher image has. Default trixie. */
+  readonly suite?: RootSuite;
+  /** Record what the QEMUs write and read: see {@link LabCluster.recording}. */
+  readonly record?: boolean;
   /** More of the operator's environment. */
   readonly operatorEnvironment?: Readonly<Record<string, string>>;
 }
@@ -71,6 +78,7 @@ interface Parts {
   readonly operator: OperatorProcess;
   readonly hub: HubService;
   readonly log: Logger;
+  readonly options: LabClusterOptions;
 }
 
 export class LabCluster implements ClusterDriver {
@@ -87,6 +95,7 @@ export class LabCluster implements ClusterDriver {
   readonly #images = new Map<string, Readonly<Record<NodeName, PodDisk>>>();
   readonly #states = new Map<GuestProfileName, LibvirtState>();
   readonly #guests = new Map<string, LabGuest>();
+  readonly #recordings = new Map<string, MigrationRecording>();
 
   private constructor(parts: Parts) {
     const { api, lab, log, controllerApi } = parts;
@@ -112,6 +121,9 @@ export class LabCluster implements ClusterDriver {
       launcherOf: (namespace, pod) => this.launcherOf(namespace, pod),
       side: (launcher) => lab.side(launcher),
       startGuest: (vmi, launcher) => this.#startGuest(vmi, launcher),
+      ...(parts.options.record === true
+        ? { probe: (uid, source, target) => this.#record(uid, source, target) }
+        : {}),
       log: logFor('virt-handler'),
     });
     this.#scheduler = new Scheduler(api, (problem) => log.warn({ part: 'scheduler' }, problem));
@@ -165,7 +177,18 @@ export class LabCluster implements ClusterDriver {
         join(dir, 'operator.log'),
       );
       undo.push(() => operator.stop());
-      const cluster = new LabCluster({ dir, lab, plane, api, kubevirt, controllerApi, operator, hub, log });
+      const cluster = new LabCluster({
+        dir,
+        lab,
+        plane,
+        api,
+        kubevirt,
+        controllerApi,
+        operator,
+        hub,
+        log,
+        options,
+      });
       undo.push(() => cluster.#stopControllers());
       await cluster.#startControllers();
       await operator.start();
@@ -212,7 +235,7 @@ export class LabCluster implements ClusterDriver {
 
   async createVm(options: VmOptions): Promise<Guest> {
     const { namespace, name, guest: profile } = options;
-    const state = await ensureLibvirtState(profile);
+    const state = await ensureLibvirtState(profile, this.#suite);
     this.#states.set(profile, state);
     const claimName = `${name}-${VOLUME}`;
     await this.#provision(namespace, claimName, state);
@@ -226,7 +249,10 @@ export class LabCluster implements ClusterDriver {
         annotations: { ...options.annotations, [GUEST_ANNOTATION]: profile },
       },
       spec: {
-        domain: { devices: { disks: [{ name: VOLUME, disk: { bus: 'virtio' } }] } },
+        domain: {
+          devices: { disks: [{ name: VOLUME, disk: { bus: 'virtio' } }] },
+          ...(options.cpuLimit === undefined ? {} : { resources: { limits: { cpu: options.cpuLimit } } }),
+        },
         volumes: [{ name: VOLUME, persistentVolumeClaim: { claimName } }],
       },
     });
@@ -239,17 +265,8 @@ export class LabCluster implements ClusterDriver {
   }
 
   async waitForIndex(namespace: string, vmName: string): Promise<void> {
-    const vmi = await getVmi(this.api, namespace, vmName);
-    const node = vmi?.status?.nodeName as NodeName | undefined;
-    const { items } = await this.api.list<V1Pod>(resources.pods, namespace);
-    const pod = items.find(
-      (one) =>
-        one.spec?.nodeName === node &&
-        isPodReady(one) &&
-        one.metadata?.annotations?.['kubevirt.io/domain'] === vmName,
-    );
-    const sidecar =
-      node && this.#kubelets[node].containerOf(namespace, pod?.metadata?.name ?? '', SIDECAR_CONTAINER);
+    const home = await this.homeOf(namespace, vmName);
+    const sidecar = this.containerOf(namespace, home.metadata?.name ?? '', SIDECAR_CONTAINER);
     if (sidecar === undefined) throw new Error(`the pod of VM ${vmName} has no running sidecar`);
     await sidecar.process.waitForOutput(/"index sampled"/, INDEX_TIMEOUT_MS);
   }
@@ -262,6 +279,10 @@ export class LabCluster implements ClusterDriver {
     return { migrationBytes: migration.sourceToTarget + migration.targetToSource, nas };
   }
 
+  get #suite(): RootSuite {
+    return this.#parts.options.suite ?? 'trixie';
+  }
+
   operatorLog(): Promise<string> {
     return readFile(this.#parts.operator.logPath, 'utf8');
   }
@@ -272,6 +293,43 @@ export class LabCluster implements ClusterDriver {
 
   stopOperator(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     return this.#parts.operator.kill(signal);
+  }
+
+  /** What a recorder saw of a migration, when the cluster was started with `record`. */
+  recording(migrationUid: string): MigrationRecording {
+    const recording = this.#recordings.get(migrationUid);
+    if (recording === undefined) throw new Error(`migration ${migrationUid} was not recorded`);
+    return recording;
+  }
+
+  /** A container's process: its log and its CPU time. */
+  containerOf(namespace: string, pod: string, container: string): Container | undefined {
+    const { source, target } = this.#kubelets;
+    return source.containerOf(namespace, pod, container) ?? target.containerOf(namespace, pod, container);
+  }
+
+  /** The pod in which a VM is now. Throws when it is nowhere. */
+  async homeOf(namespace: string, vmName: string): Promise<V1Pod> {
+    const vmi = await getVmi(this.api, namespace, vmName);
+    const pods = vmi === undefined ? [] : await launcherPods(this.api, vmi);
+    const home = pods.find((pod) => pod.spec?.nodeName === vmi?.status?.nodeName && isPodReady(pod));
+    if (home === undefined) throw new Error(`VM ${vmName} has no ready pod on ${vmi?.status?.nodeName}`);
+    return home;
+  }
+
+  /** The disk of a guest as it was saved. Throws for a guest that createVm() never made. */
+  diskTemplateOf(profile: GuestProfileName): string {
+    const state = this.#states.get(profile);
+    if (state === undefined) throw new Error(`no VM with the ${profile} guest was made`);
+    return state.diskTemplate;
+  }
+
+  /** Waits until nothing runs in a namespace, as after its VMs were deleted. */
+  async waitForNoPods(namespace: string): Promise<void> {
+    await this.#waitUntil(`the pods of ${namespace} to go`, VM_TIMEOUT_MS, async () => {
+      const { items } = await this.api.list<V1Pod>(resources.pods, namespace);
+      return items.every(isPodOver);
+    });
   }
 
   /** The launcher pod behind a pod. */
@@ -347,9 +405,19 @@ export class LabCluster implements ClusterDriver {
     const guest = this.#guests.get(`${namespace}/${annotations?.['kubevirt.io/domain']}`);
     if (state === undefined || guest === undefined)
       throw new Error(`pod ${pod.metadata?.name} is not of a VM that createVm() made`);
-    const launcher = await this.lab.startPod(node, { disks, bootDirectory: state.directory });
+    const launcher = await this.lab.startPod(node, {
+      suite: this.#suite,
+      disks,
+      bootDirectory: state.directory,
+    });
     await launcher.attachObserver(guest.observer);
     return launcher;
+  }
+
+  #record(migrationUid: string, source: LauncherPod, target: LauncherPod): MigrationRecording {
+    const recording = new MigrationRecording(this.lab.lab, migrationUid, source, target);
+    this.#recordings.set(migrationUid, recording);
+    return recording;
   }
 
   async #startGuest(vmi: Vmi, launcher: LauncherPod): Promise<void> {

@@ -1,5 +1,6 @@
 // A guest of the lab's cluster, heard by its beacons whichever pod it is in.
 
+import type { GuestCommand } from '../lab/guest-beacon.ts';
 import type { GuestObserver } from '../lab/guest-observer.ts';
 import type { Guest, GuestCheck } from './driver.ts';
 
@@ -18,6 +19,10 @@ export class LabGuest implements Guest {
 
   get longestGapMs(): number | undefined {
     return this.observer.report().longestGap?.gapMs;
+  }
+
+  async command(command: GuestCommand): Promise<void> {
+    await this.observer.command(command);
   }
 
   async check(): Promise<GuestCheck> {

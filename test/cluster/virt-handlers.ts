@@ -33,12 +33,23 @@ const RECHECK_MS = 100;
 /** The lab's slowest link takes a minute for a whole guest. */
 const PERFORM_TIMEOUT_MS = 300_000;
 
+/** Looks at one migration from outside of everything under test: it only stands between QEMU and the sockets of the pods. */
+export interface MigrationProbe {
+  /** In both pods: where QEMU is to connect and to listen. */
+  readonly qemuSocket: string;
+  /** The target's listeners are there, the source's sockets too; libvirt is called next. */
+  begin(): Promise<void>;
+  /** libvirt has answered. */
+  end(): Promise<void>;
+}
+
 export interface VirtHandlersOptions {
   readonly api: ApiClient;
   readonly launcherOf: (namespace: string, pod: string) => LauncherPod | undefined;
   readonly side: (launcher: LauncherPod) => MigrationSide;
   /** Starts the VM in its pod. */
   readonly startGuest: (vmi: Vmi, launcher: LauncherPod) => Promise<void>;
+  readonly probe?: (migrationUid: string, source: LauncherPod, target: LauncherPod) => MigrationProbe;
   readonly log: (event: string, values?: Readonly<Record<string, unknown>>) => void;
 }
 
@@ -46,6 +57,7 @@ interface Moving {
   readonly migration: LiveMigration;
   readonly source: LauncherPod;
   readonly target: LauncherPod;
+  readonly probe: MigrationProbe | undefined;
   performing: Promise<void> | undefined;
   aborting: boolean;
 }
@@ -134,11 +146,13 @@ export class VirtHandlers {
       const source = this.#options.launcherOf(namespace, state.sourcePod);
       const target = this.#options.launcherOf(namespace, state.targetPod);
       if (source === undefined || target === undefined) return RECHECK_MS;
+      const probe = this.#options.probe?.(migrationUid, source, target);
       const migration = new LiveMigration({
+        ...(probe === undefined ? {} : { qemuSocket: probe.qemuSocket }),
         ...{ migrationUid, domain: GUEST_DOMAIN, flags: flagsOf(vmi, state) },
         ...{ source: this.#options.side(source), target: this.#options.side(target) },
       });
-      moving = { migration, source, target, performing: undefined, aborting: false };
+      moving = { migration, source, target, probe, performing: undefined, aborting: false };
       this.#moving.set(migrationUid, moving);
     }
     if (state.targetNodeAddress === undefined) {
@@ -173,7 +187,9 @@ export class VirtHandlers {
   /** libvirt's migration from its call to the VMI's new state. */
   async #perform(vmi: Vmi, state: MigrationState, moving: Moving): Promise<void> {
     const { migrationUid } = state;
+    await moving.probe?.begin();
     const result = await moving.migration.perform({ timeoutMs: PERFORM_TIMEOUT_MS });
+    await moving.probe?.end();
     this.#results.set(migrationUid, result);
     this.#options.log('libvirt has ended', { migrationUid, ...result });
     await moving.migration.finish();

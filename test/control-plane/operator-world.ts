@@ -87,6 +87,8 @@ export class OperatorWorld {
       NASMIG_WEBHOOK_PORT: '0',
       NASMIG_WEBHOOK_URL: `https://${HOST}:0`,
       NASMIG_METRICS_PORT: '0',
+      // Tests leave migrations under way behind; they are all on one NAS.
+      NASMIG_NAS_READ_PERMITS: '100',
       NASMIG_KUBEVIRT_USER: KUBEVIRT_USER,
       NASMIG_LOG_LEVEL: process.env['NASMIG_TEST_LOG'] ?? 'error',
     };

@@ -19,12 +19,17 @@ import { LiveMigration, type MigrationFlags } from './live-migration.ts';
 
 const GUEST = { memoryMiB: 384, readMiB: 160, randomMiB: 16, textMiB: 0, churnMiB: 0 };
 const VOLUME = 'rootdisk';
+/** Slow enough that a page from the NAS is worth more than one from the link. */
+const LINK_MBIT = 200;
 /** Sampling begins at once and is not slowed down. */
 const EAGER_INDEX = { NASMIG_INDEX_DELAY_MS: '0', NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30) };
 const SAMPLED_TIMEOUT_MS = 120_000;
-/** What the injected container may use, and what it may keep after a migration: 80 MiB and its index. */
+/**
+ * What the injected container may use, and what it keeps after a migration: the 65 MiB of a fresh one, the index of this disk
+ * (5 MiB), program text that was not needed before (10 MiB, shared with all on the node), and holes in malloc's heap.
+ */
 const MOST_MIB = 256;
-const REST_MIB = 90;
+const REST_MIB = 100;
 
 interface Home {
   readonly pod: LauncherPod;
@@ -46,7 +51,7 @@ const migrations: LiveMigration[] = [];
 
 beforeAll(async () => {
   const [kernel, disk] = await Promise.all([ensureGuestKernel(), ensureGuestDisk()]);
-  lab = await LauncherLab.start();
+  lab = await LauncherLab.start({ linkMbit: LINK_MBIT });
   image = join(lab.lab.run.path, 'image');
   await compileSidecar(image);
   coordinator = await LabCoordinator.start(join(lab.lab.run.path, 'hub'));
@@ -119,7 +124,7 @@ async function prepare(migration: LiveMigration, target: Home): Promise<void> {
  * From the call to libvirt to the cleaning up. The guest has moved, goes on and finds nothing wrong; `target` is its home
  * from now on, and where it was is left to end after the test.
  */
-async function migrate(migration: LiveMigration, target: Home): Promise<{ elapsedMs: number }> {
+async function migrate(migration: LiveMigration, target: Home): Promise<void> {
   const result = await migration.perform();
   await migration.finish();
   expect(result).toMatchObject({ succeeded: true, error: '' });
@@ -131,7 +136,6 @@ async function migrate(migration: LiveMigration, target: Home): Promise<{ elapse
   await observer.waitForNext(10_000);
   await observer.command({ kind: 'verifyAll' });
   expect(observer.report()).toMatchObject({ selfCheck: 'ok', repeatedCounters: 0, failure: '' });
-  return result;
 }
 
 /** Resident and most resident bytes of a sidecar. */
@@ -143,6 +147,13 @@ async function memoryOf(of: Home | undefined): Promise<{ nowMib: number; mostMib
 
 const logOf = async (of: Home | undefined): Promise<string> =>
   of?.sidecar === undefined ? '' : readFile(of.sidecar.process.logPath, 'utf8');
+
+/** How long a source held QEMU's first connection before it gave up waiting for GO, by its log. */
+function holdMs(log: string): number {
+  const at = (pattern: RegExp) => Number(pattern.exec(log)?.[1]);
+  const heldAtMs = at(/"time":(\d+),"type":"holding"/);
+  return at(/"time":(\d+),"type":"raw".*"reason":"NoGo".*"not accelerated"/) - heldAtMs;
+}
 
 describe('the sidecar in a libvirt migration', () => {
   it.each([8, 0])('accelerates with %i multifd channels', async (channels) => {
@@ -161,18 +172,17 @@ describe('the sidecar in a libvirt migration', () => {
     expect((await memoryOf(left)).mostMib).toBeLessThan(MOST_MIB);
     expect((await memoryOf(home)).mostMib).toBeLessThan(MOST_MIB);
     // The VM runs on beside this sidecar for months: what the migration took goes back.
-    await expect.poll(async () => (await memoryOf(home)).nowMib, { timeout: 5000 }).toBeLessThan(REST_MIB);
+    await expect.poll(async () => (await memoryOf(home)).nowMib, { timeout: 10_000 }).toBeLessThan(REST_MIB);
   });
 
   it('goes plain after 2 s when only its source was armed', async () => {
     const target = await nextHome('no sidecar');
     const migration = migrationTo(target);
     await prepare(migration, target);
-    const { elapsedMs } = await migrate(migration, target);
+    await migrate(migration, target);
     const result = await coordinator.waitForResult(migration.migrationUid, 'source');
     expect(result).toMatchObject({ outcome: 'raw', reason: 'NoGo' });
-    expect(elapsedMs).toBeGreaterThan(2000);
-    expect(await logOf(left)).toMatch(/"reason":"NoGo".*"not accelerated"/);
+    expect(holdMs(await logOf(left))).toSatisfy((ms: number) => ms >= 1990 && ms < 2300);
   });
 
   it('goes plain at once when only its target was armed', async () => {
@@ -184,16 +194,15 @@ describe('the sidecar in a libvirt migration', () => {
     expect(result).toMatchObject({ outcome: 'raw', reason: 'PeerRaw' });
   });
 
-  it('goes plain after 2 s when the coordinator has vanished, and says so when there is one again', async () => {
+  it('goes plain after 2 s when the coordinator has vanished, and says why in the log', async () => {
     const target = await nextHome();
     const migration = migrationTo(target);
     await prepare(migration, target);
     await home.sidecar?.process.waitForOutput(/"standing":"taken"/, 5000);
     await coordinator.stop();
-    const { elapsedMs } = await migrate(migration, target);
-    expect(elapsedMs).toBeGreaterThan(2000);
+    await migrate(migration, target);
     const log = await logOf(left);
-    expect(log).toMatch(/"reason":"NoGo".*"not accelerated"/);
+    expect(holdMs(log)).toSatisfy((ms: number) => ms >= 1990 && ms < 2300);
     expect(log).toMatch(/"outcome":"raw","reason":"NoGo".*"migration over"/);
     expect(await logOf(target)).toMatch(/"outcome":"raw","reason":"PeerRaw".*"migration over"/);
   });

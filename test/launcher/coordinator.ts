@@ -9,7 +9,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DEFAULT_DOWNTIME_LIMIT_MS } from '../../control/limits.ts';
 import type { Arm, ArmMode, Hello, Result, Role } from '../../control/messages.ts';
-import { createAuthority, issueCertificate } from '../../operator/certificates/x509.ts';
+import {
+  createAuthority,
+  issueCertificate,
+  type KeyAndCertificate,
+} from '../../operator/certificates/x509.ts';
 import type { PodIdentity } from '../../operator/hub/authenticator.ts';
 import { type CoordinationView, Coordinator } from '../../operator/hub/coordinator.ts';
 import { Hub } from '../../operator/hub/hub.ts';
@@ -35,6 +39,8 @@ export interface CoordinatedMigration {
   readonly mode?: ArmMode;
   readonly downtimeLimitMs?: number;
   readonly limits?: Arm['limits'];
+  /** The migration has ended already. */
+  readonly over?: boolean;
 }
 
 /** What was awaited of a migration did not come. */
@@ -62,36 +68,41 @@ export class LabCoordinator {
   readonly #door: Server;
   readonly #visitors = new Set<Socket>();
   readonly #directory: string;
-  readonly #caPem: string;
+  readonly #authority: KeyAndCertificate;
   readonly #identities: Map<string, PodIdentity>;
 
   private constructor(
     directory: string,
-    caPem: string,
+    authority: KeyAndCertificate,
     identities: Map<string, PodIdentity>,
     make: (problem: (text: string) => void) => { hub: Hub; coordinator: Coordinator },
   ) {
     this.#directory = directory;
-    this.#caPem = caPem;
+    this.#authority = authority;
     this.#identities = identities;
     const { hub, coordinator } = make((text) => this.problems.push(text));
     this.#hub = hub;
     this.#coordinator = coordinator;
+    this.port = hub.port;
     this.#door = createServer({ allowHalfOpen: true }, (visitor) => this.#letIn(visitor));
   }
 
-  /** @param directory an empty directory of the run, for the socket `hub.sock` and the pods' credentials. */
-  static async start(directory: string, options: { epoch?: number } = {}): Promise<LabCoordinator> {
+  /**
+   * @param directory of the run, for the socket `hub.sock` and the pods' credentials.
+   * @param options.after a coordinator that was stopped: this one has its address, its CA and its pods, and a later epoch.
+   */
+  static async start(directory: string, options: { after?: LabCoordinator } = {}): Promise<LabCoordinator> {
+    const { after } = options;
     await mkdir(directory, { recursive: true });
     const notBefore = new Date(Date.now() - DAY_MS);
     const notAfter = new Date(Date.now() + DAY_MS);
-    const authority = createAuthority('nasmig lab', notBefore, notAfter);
+    const authority = after?.#authority ?? createAuthority('nasmig lab', notBefore, notAfter);
     const certificate = issueCertificate(authority, {
       ...{ commonName: HUB_SERVER_NAME, hosts: [HUB_SERVER_NAME], usages: ['server'] },
       ...{ notBefore, notAfter },
     });
-    const identities = new Map<string, PodIdentity>();
-    const epoch = options.epoch ?? 1;
+    const identities = after?.#identities ?? new Map<string, PodIdentity>();
+    const epoch = (after?.epoch ?? 0) + 1;
     let tell = (_text: string): void => {};
     const coordinator = new Coordinator({
       epoch,
@@ -101,7 +112,14 @@ export class LabCoordinator {
       onProblem: (problem, session) => tell(`${session.identity.podName}: ${problem}`),
     });
     const hub = await Hub.start({
-      ...{ host: '127.0.0.1', port: 0, certificate, listener: coordinator, release: '0.1.0', epoch },
+      ...{
+        host: '127.0.0.1',
+        port: after?.port ?? 0,
+        certificate,
+        listener: coordinator,
+        release: '0.1.0',
+        epoch,
+      },
       authenticator: {
         authenticate: (token) => {
           const identity = identities.get(token);
@@ -111,7 +129,7 @@ export class LabCoordinator {
       recorded: () => [],
       onRefused: (reason, detail) => tell(`refused (${reason}): ${detail}`),
     });
-    const made = new LabCoordinator(directory, authority.certificatePem, identities, (problem) => {
+    const made = new LabCoordinator(directory, authority, identities, (problem) => {
       tell = problem;
       return { hub, coordinator };
     });
@@ -128,8 +146,10 @@ export class LabCoordinator {
   }
 
   /** Port on loopback, for sidecars that run beside this process. */
-  get port(): number {
-    return this.#hub.port;
+  readonly port: number;
+
+  get epoch(): number {
+    return this.#coordinator.epoch;
   }
 
   /** A pod that may connect from now on. */
@@ -139,13 +159,13 @@ export class LabCoordinator {
     const credentials = join(this.#directory, identity.podUid);
     await mkdir(credentials);
     await writeFile(join(credentials, 'token'), `${token}\n`);
-    await writeFile(join(credentials, 'ca.crt'), this.#caPem);
+    await writeFile(join(credentials, 'ca.crt'), this.#authority.certificatePem);
     await chmod(credentials, 0o755);
     this.#identities.set(token, identity);
     return { identity, credentials };
   }
 
-  /** Begins to arm both sides. */
+  /** Begins to arm both sides; with `over`, only collects their results. */
   coordinate(migration: CoordinatedMigration): void {
     this.#coordinator.coordinate({
       migrationUid: migration.migrationUid,
@@ -153,6 +173,7 @@ export class LabCoordinator {
       downtimeLimitMs: migration.downtimeLimitMs ?? DEFAULT_DOWNTIME_LIMIT_MS,
       volumes: [...migration.volumes],
       limits: migration.limits ?? {},
+      over: migration.over ?? false,
       sourcePodUid: migration.source.identity.podUid,
       targetPodUid: migration.target.identity.podUid,
     });
@@ -219,7 +240,7 @@ export class LabCoordinator {
   }
 
   #letIn(visitor: Socket): void {
-    const inner = connect({ port: this.#hub.port, host: '127.0.0.1', allowHalfOpen: true });
+    const inner = connect({ port: this.port, host: '127.0.0.1', allowHalfOpen: true });
     for (const [from, to] of [
       [visitor, inner],
       [inner, visitor],

@@ -38,6 +38,8 @@ export interface MigrationOptions {
   readonly flags?: MigrationFlags;
   /** The VMIM's UID; a new one unless given. */
   readonly migrationUid?: string;
+  /** In both pods: where QEMU connects and listens, when a recorder stands between it and virt-handler's socket. */
+  readonly qemuSocket?: string;
 }
 
 export interface MigrationResult {
@@ -155,7 +157,10 @@ export class LiveMigration {
     if (flags.zstd) command.push('--compressed', '--comp-methods', 'zstd');
     command.push(
       ...['--desturi', `qemu+unix:///session?socket=${directory}/${socketName(this.migrationUid, 'rpc')}`],
-      ...['--migrateuri', `unix://${directory}/${socketName(this.migrationUid, 'stream')}`],
+      ...[
+        '--migrateuri',
+        `unix://${this.#options.qemuSocket ?? `${directory}/${socketName(this.migrationUid, 'stream')}`}`,
+      ],
     );
     return command;
   }

@@ -110,7 +110,7 @@ export class ProcessPod {
     while (!pattern.test(this.log)) {
       if (Date.now() > deadlineMs)
         throw new ProcessPodError(`no ${pattern} within ${timeoutMs} ms`, this.log);
-      if (this.#child.exitCode !== null) throw new ProcessPodError('the sidecar ended', this.log);
+      if (this.#ended) throw new ProcessPodError('the sidecar ended', this.log);
       await sleep(POLL_MS);
     }
   }
@@ -121,10 +121,14 @@ export class ProcessPod {
     return Number(kibibytes) * 1024;
   }
 
+  get #ended(): boolean {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
   /** SIGTERM; SIGKILL after five seconds. */
   async terminate(): Promise<{ elapsedMs: number; code: number | null }> {
     for (const server of this.#servers.splice(0)) server.close();
-    if (this.#child.exitCode !== null) return { elapsedMs: 0, code: this.#child.exitCode };
+    if (this.#ended) return { elapsedMs: 0, code: this.#child.exitCode };
     const startedMs = performance.now();
     const ended = new Promise<number | null>((done) => this.#child.once('exit', (code) => done(code)));
     this.#child.kill('SIGTERM');

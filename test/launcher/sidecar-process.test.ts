@@ -19,6 +19,9 @@ const IDLE_BYTES = 80 * 1024 * 1024;
 const VOLUME = 'rootdisk';
 const BLOCKS = 1024;
 const disk = randomBytes(BLOCKS * PAGE_BYTES);
+/** Files of one directory and the network, no child processes, no workers, no add-ons. */
+const PERMISSIONS = (directory: string): string =>
+  `--permission --allow-net --allow-fs-read=${directory}/ --allow-fs-write=${directory}/`;
 
 let parent: string;
 let main: string;
@@ -56,6 +59,11 @@ async function startPod(
 function layDisk(directory: string): void {
   mkdirSync(join(directory, VOLUME));
   writeFileSync(join(directory, VOLUME, 'disk.img'), disk);
+}
+
+function layMissingDisk(directory: string): void {
+  layDisk(directory);
+  mkdirSync(join(directory, 'cloudinit'));
 }
 
 interface PlayedMigration {
@@ -181,6 +189,31 @@ describe('the sidecar process', () => {
     expect(source.log).toMatch(/"reason":"NoGo".*"not accelerated"/);
   });
 
+  it('goes raw when the hub vanishes before GO, and tells the next hub why', async () => {
+    await startHub();
+    const [source, target] = [await startPod(), await startPod()];
+    const migration = await playMigration(source, target);
+    coordinate(migration);
+    await Promise.all([isTaken(source), isTaken(target)]);
+    await coordinator.stop();
+    const stream = guestStream();
+    await send(migration, stream);
+    expect(Buffer.compare(Buffer.concat(migration.received[0] ?? []), stream)).toBe(0);
+    await Promise.all([source.waitForLog(/"migration over"/), target.waitForLog(/"migration over"/)]);
+    coordinator = await LabCoordinator.start(mkdtempSync(join(parent, 'h-')), { after: coordinator });
+    const { migrationUid } = migration;
+    coordinator.coordinate({
+      ...{ migrationUid, source: source.admitted, target: target.admitted, volumes: [VOLUME], over: true },
+    });
+    expect(await coordinator.waitForResult(migrationUid, 'source')).toMatchObject({
+      outcome: 'raw',
+      reason: 'NoGo',
+    });
+    expect(await coordinator.waitForResult(migrationUid, 'target')).toMatchObject({
+      ...{ outcome: 'raw', reason: 'PeerRaw', qemuBytes: stream.length },
+    });
+  });
+
   it('gives the socket back when it is decided against, and tells that nothing came', async () => {
     await startHub();
     const [source, target] = [await startPod(), await startPod({}, () => {})];
@@ -202,10 +235,7 @@ describe('the sidecar process', () => {
 
   it('tells the hub which volumes it cannot read, and stays within 80 MiB while idle', async () => {
     await startHub();
-    const pod = await startPod({}, (directory) => {
-      layDisk(directory);
-      mkdirSync(join(directory, 'cloudinit'));
-    });
+    const pod = await startPod({}, layMissingDisk);
     await coordinator.waitForConnection(pod.admitted);
     expect(coordinator.helloOf(pod.admitted)).toMatchObject({
       volumes: [
@@ -244,16 +274,25 @@ describe('the sidecar process', () => {
     socket.destroy();
   });
 
-  it('ends within a second although a thread of the pool hangs', async () => {
+  it.each([
+    ['without restrictions', '', { idle: 0, hung: 0 }],
+    // What execve needs is not allowed, so that a hung thread is ended by an abort, which has no exit code.
+    ['under --permission', 'restricted', { idle: 0, hung: null }],
+  ])('ends within a second, also while a thread of the pool hangs, %s', async (_how, restricted, codes) => {
     await startHub();
-    const fifo = join(parent, 'fifo');
+    const fifo = join(parent, `fifo${restricted}`);
     execFileSync('mkfifo', [fifo]);
+    const env: Record<string, string> = restricted === '' ? {} : { NODE_OPTIONS: PERMISSIONS(parent) };
+    const idle = await startPod(env);
+    await coordinator.waitForConnection(idle.admitted);
     // Opening a FIFO waits for its writer, in libuv's pool, as a read from a NAS that is away does.
-    const pod = await startPod({ NASMIG_TOKEN_FILE: fifo });
-    await pod.waitForLog(/"sidecar is up"/);
-    const { elapsedMs, code } = await pod.terminate();
-    expect(elapsedMs).toBeLessThan(1000);
-    expect(code).toBe(0);
+    const hung = await startPod({ ...env, NASMIG_TOKEN_FILE: fifo }, layMissingDisk);
+    await hung.waitForLog(/"sidecar is up"/);
+    const [ended, aborted] = [await idle.terminate(), await hung.terminate()];
+    expect(ended.elapsedMs).toBeLessThan(1000);
+    expect(ended.code).toBe(codes.idle);
+    expect(aborted.elapsedMs).toBeLessThan(1000);
+    expect(aborted.code).toBe(codes.hung);
   });
 
   it('says what is wrong with its environment, and ends', async () => {

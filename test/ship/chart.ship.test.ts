@@ -16,6 +16,7 @@ import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { apiVersionOf, type Resource, resources } from '../../operator/kubernetes/resources.ts';
 import { ShipCluster } from './cluster.ts';
 import { HelmError, NAMESPACE, objectOf, objectsOf, type Rendered } from './helm.ts';
+import { record } from './report.ts';
 
 const MIGRATIONS_CRD = 'nasawaremigrations.nasmigration.io';
 const POLICIES_CRD = 'nasmigrationpolicies.nasmigration.io';
@@ -181,6 +182,7 @@ describe('install', () => {
     await putInUse();
     await asTheOperator();
     expect(await whatTheOperatorWrote()).toEqual(['Y2E=', ['sidecar.nasmigration.io']]);
+    await record('helm', { installed: true });
   });
 
   it('is refused a second time in one cluster', async () => {
@@ -247,6 +249,7 @@ describe('upgrade', () => {
     );
     expect(text.trim().split('\n')).toHaveLength(objects.length);
     expect(objectOf(objects, 'ServiceMonitor').metadata?.namespace).toBe(NAMESPACE);
+    await record('helm', { objects: objects.length });
   });
 
   it('again changes nothing', async () => {
@@ -268,6 +271,7 @@ describe('upgrade', () => {
     expect(await whatTheOperatorWrote()).toEqual(['Y2E=', ['sidecar.nasmigration.io']]);
     await cluster.helm.upgrade(everything);
     expect(await releaseOf()).toBe('0.1.0');
+    await record('helm', { upgraded: true });
   });
 });
 
@@ -283,6 +287,7 @@ describe('uninstall', () => {
         'NasMigrationPolicy/default',
       ]),
     );
+    await record('helm', { uninstalledClean: true });
   });
 
   it('can be taken back by installing again, which finds the objects', async () => {

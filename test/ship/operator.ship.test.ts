@@ -108,6 +108,44 @@ async function moved(vm: Vm, to: string): Promise<Vm> {
   return kubevirt.succeed(vm, vmim, targetPod, to);
 }
 
+/** A pod as the Deployment's ReplicaSet would make it; nobody runs it, the process of that name stands for it. */
+async function podOfDeployment(name: string): Promise<void> {
+  const text = await cluster.kubectl([
+    '-n',
+    NAMESPACE,
+    'get',
+    'deployment',
+    'nas-aware-migration',
+    '-o',
+    'json',
+  ]);
+  const { template } = (
+    JSON.parse(text) as { spec: { template: { metadata: { labels: object }; spec: object } } }
+  ).spec;
+  await cluster.kubectl(
+    ['create', '-f', '-'],
+    JSON.stringify({
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: { name, namespace: NAMESPACE, labels: template.metadata.labels },
+      spec: template.spec,
+    }),
+  );
+}
+
+/** The pods behind a Service. */
+async function selectedBy(service: string): Promise<string[]> {
+  const selector = JSON.parse(
+    await cluster.kubectl(['-n', NAMESPACE, 'get', 'service', service, '-o', 'jsonpath={.spec.selector}']),
+  ) as Record<string, string>;
+  const labels = Object.entries(selector).map(([name, value]) => `${name}=${value}`);
+  const names = await cluster.kubectl(['-n', NAMESPACE, 'get', 'pods', '-l', labels.join(','), '-o', 'name']);
+  return names
+    .split('\n')
+    .filter((name) => name !== '')
+    .map((name) => name.replace('pod/', ''));
+}
+
 const migrate = (name: string, spec: object) =>
   cluster.kubectl(
     ['-n', GUESTS, 'create', '-f', '-'],
@@ -123,6 +161,8 @@ describe('operator with the chart’s account', () => {
   let vm: Vm;
 
   it('becomes ready and leads', async () => {
+    await podOfDeployment('operator-a');
+    await podOfDeployment('operator-b');
     operator = await OperatorProcess.start(cluster, 'operator-a', await freePorts());
     await cluster.eventually(async () => {
       expect((await running().probe('/readyz')).status, running().log).toBe(200);
@@ -134,6 +174,14 @@ describe('operator with the chart’s account', () => {
       'nas-aware-migration',
     );
     expect(lease?.spec?.holderIdentity).toMatch(/^operator-a-/);
+  });
+
+  it('is found by the hub’s Service while it leads, by the others always', async () => {
+    await cluster.eventually(async () =>
+      expect(await selectedBy('nas-aware-migration-hub')).toEqual(['operator-a']),
+    );
+    expect(await selectedBy('nas-aware-migration-webhook')).toEqual(['operator-a', 'operator-b']);
+    expect(await selectedBy('nas-aware-migration-metrics')).toEqual(['operator-a', 'operator-b']);
   });
 
   it('registers its webhook, which the API server calls', async () => {
@@ -180,6 +228,9 @@ describe('operator with the chart’s account', () => {
     expect(await first.stop(), first.log).toBe(0);
     await cluster.eventually(async () =>
       expect(sample((await second.probe('/metrics')).text, 'nasmig_leader')).toBe(1),
+    );
+    await cluster.eventually(async () =>
+      expect(await selectedBy('nas-aware-migration-hub')).toEqual(['operator-b']),
     );
   });
 });

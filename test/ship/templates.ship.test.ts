@@ -3,15 +3,17 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { V1Container, V1Deployment, V1Role, V1Service } from '@kubernetes/client-node';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { customResourceDefinitions } from '../../crds/definitions.ts';
 import { nasMigrationPolicySchema } from '../../crds/nas-migration-policy.ts';
 import { generatedWithoutHelm, manifest, manifestFile, outdated } from '../../hack/ship/generate.ts';
 import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { documentedValues } from '../../hack/ship/values-table.ts';
+import { LEADER_LABEL, LEADER_LABEL_VALUE } from '../../operator/leader/leader-label.ts';
 import { clusterRules, namespaceRules, type PolicyRule } from '../../operator/permissions.ts';
 import { settingsFrom } from '../../operator/settings.ts';
 import { Helm, HelmError, NAMESPACE, objectOf, type Rendered, type Values } from './helm.ts';
+import { record } from './report.ts';
 
 const DIGEST = `sha256:${'0123456789abcdef'.repeat(4)}`;
 
@@ -23,7 +25,16 @@ beforeAll(async () => {
   objects = await helm.template();
 });
 
-afterAll(() => helm?.close());
+let passed = 0;
+
+afterEach(({ task }) => {
+  if (task.result?.errors === undefined) passed += 1;
+});
+
+afterAll(async () => {
+  await record('helm', { unitTests: passed });
+  await helm?.close();
+});
 
 const deploymentOf = (rendered: readonly Rendered[]) =>
   objectOf(rendered, 'Deployment') as unknown as V1Deployment;
@@ -56,6 +67,7 @@ describe('generated files', () => {
 describe('lint', () => {
   it('has nothing to say', async () => {
     expect(await helm.lint()).toContain('0 chart(s) failed');
+    await record('helm', { lint: true });
   });
 });
 
@@ -269,8 +281,11 @@ describe('Services and NetworkPolicy', () => {
     const labels = deploymentOf(objects).spec?.template.metadata?.labels;
     for (const service of services) {
       for (const { targetPort } of service.spec?.ports ?? []) expect(ports).toContain(targetPort);
-      if (service.metadata?.name !== 'nas-aware-migration-hub')
-        expect(labels).toMatchObject(service.spec?.selector ?? { none: '' });
+      const { [LEADER_LABEL]: leader, ...selector } = service.spec?.selector ?? { none: '' };
+      expect(labels).toMatchObject(selector);
+      expect(leader).toBe(
+        service.metadata?.name === 'nas-aware-migration-hub' ? LEADER_LABEL_VALUE : undefined,
+      );
     }
   });
 

@@ -6,6 +6,7 @@ export default defineConfig({
   test: {
     root: new URL('../..', import.meta.url).pathname,
     include: ['test/ship/**/*.ship.test.ts'],
+    globalSetup: 'test/ship/report.ts',
     fileParallelism: false,
     testTimeout: 60_000,
     // Building helm, when it is not cached, takes some minutes.

@@ -1,6 +1,6 @@
-// What the link carries, learned from when bytes arrive at the target sidecar (a PONG for the PING behind them), not from
-// when they are acknowledged: that waits for the NAS and for QEMU too. An idle link shows no capacity, so only stretches in
-// which something was always under way count as evidence of the rate; others only show that the link carries at least that.
+// What a pipe carries, learned from when what was sent into it comes out: the link by PONGs (bytes that arrived at the target
+// sidecar), the whole way by acknowledgements (bytes that the destination QEMU took). An idle pipe shows no capacity, so only
+// stretches in which something was always under way are evidence of the rate; others only show that it carries at least that.
 // Pure: time comes in as an argument, in milliseconds.
 
 /** Evidence is gathered over stretches of this length. */
@@ -15,7 +15,7 @@ const LONGEST_IDLE_DELAY_MS = 50;
 /** Weight of a new window against the running estimate. */
 const GAIN = 0.3;
 
-export class LinkRate {
+export class PipeRate {
   #bytesPerSecond = 0;
   #windowStartMs: number | undefined;
   #windowBytes = 0;
@@ -28,7 +28,7 @@ export class LinkRate {
     this.#seededBytesPerSecond = configuredBytesPerSecond;
   }
 
-  /** Link bytes sent that did not arrive yet. */
+  /** Bytes sent that did not arrive yet. */
   get underWayBytes(): number {
     return this.#underWayBytes;
   }
@@ -44,18 +44,18 @@ export class LinkRate {
   }
   #lastWindowIdle = true;
 
-  sent(linkBytes: number): void {
-    this.#underWayBytes += linkBytes;
+  sent(bytes: number): void {
+    this.#underWayBytes += bytes;
   }
 
   /**
-   * `linkBytes` more have arrived.
+   * `bytes` more have arrived.
    * @param queueMs how much the sender lets be under way at most, in milliseconds of the known rate.
    */
-  arrived(linkBytes: number, nowMs: number, queueMs: number): void {
+  arrived(bytes: number, nowMs: number, queueMs: number): void {
     this.#windowStartMs ??= nowMs;
-    this.#underWayBytes = Math.max(0, this.#underWayBytes - linkBytes);
-    this.#windowBytes += linkBytes;
+    this.#underWayBytes = Math.max(0, this.#underWayBytes - bytes);
+    this.#windowBytes += bytes;
     // Bytes are under way for a while on an idle link too: its delay, and a peer that is busy with other work.
     const busyMs = Math.min(LONGEST_IDLE_DELAY_MS, queueMs / 2);
     const busyBytes = Math.max(MIN_BUSY_BYTES, (this.bytesPerSecond * busyMs) / 1000);

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { LinkRate } from './link-rate.ts';
+import { PipeRate } from './pipe-rate.ts';
 
 /** A link of `bytesPerMs` that a sender keeps filled with `queue` bytes for `ms`. */
-function run(rate: LinkRate, fromMs: number, ms: number, bytesPerMs: number, queue: number): number {
+function run(rate: PipeRate, fromMs: number, ms: number, bytesPerMs: number, queue: number): number {
   rate.sent(queue);
   for (let t = fromMs; t < fromMs + ms; t += 5) {
     rate.sent(bytesPerMs * 5);
@@ -11,9 +11,9 @@ function run(rate: LinkRate, fromMs: number, ms: number, bytesPerMs: number, que
   return fromMs + ms;
 }
 
-describe('LinkRate', () => {
+describe('PipeRate', () => {
   it('learns the rate of a link that is kept busy', () => {
-    const rate = new LinkRate();
+    const rate = new PipeRate();
     run(rate, 0, 2000, 25_000, 2_000_000);
     expect(rate.bytesPerSecond).toBeGreaterThan(24e6);
     expect(rate.bytesPerSecond).toBeLessThan(26.5e6);
@@ -21,14 +21,14 @@ describe('LinkRate', () => {
   });
 
   it('follows a link that becomes slower', () => {
-    const rate = new LinkRate();
+    const rate = new PipeRate();
     const at = run(rate, 0, 1000, 100_000, 6_000_000);
     run(rate, at, 2000, 10_000, 0);
     expect(rate.bytesPerSecond).toBeLessThan(12e6);
   });
 
   it('takes an idle link only as a lower bound', () => {
-    const rate = new LinkRate();
+    const rate = new PipeRate();
     const at = run(rate, 0, 1000, 25_000, 2_000_000);
     for (let t = at + 5; rate.underWayBytes > 0; t += 5) rate.arrived(125_000, t, 1000);
     const learned = rate.bytesPerSecond;
@@ -41,11 +41,11 @@ describe('LinkRate', () => {
   });
 
   it('starts from what the operator configured', () => {
-    expect(new LinkRate(5_000_000).bytesPerSecond).toBe(5_000_000);
+    expect(new PipeRate(5_000_000).bytesPerSecond).toBe(5_000_000);
   });
 
   it('does not take the delay of an idle link, or of a busy peer, for its limit', () => {
-    const rate = new LinkRate();
+    const rate = new PipeRate();
     let at = run(rate, 0, 1000, 25_000, 1_500_000);
     for (; rate.underWayBytes > 0; at += 5) rate.arrived(125_000, at, 1000);
     const learned = rate.bytesPerSecond;
@@ -59,7 +59,7 @@ describe('LinkRate', () => {
   });
 
   it('learns with little under way, too, when that is all the sender may have', () => {
-    const rate = new LinkRate(25_000_000);
+    const rate = new PipeRate(25_000_000);
     rate.sent(300_000);
     for (let t = 0; t < 2000; t += 5) {
       rate.sent(50_000);

@@ -1,0 +1,33 @@
+# syntax=docker/dockerfile:1
+# The image of operator and sidecar: Node, its libraries, two bundles, and nothing else; no shell, no package manager.
+# The operator's Deployment gives `operator/main.js` as argument and runs as 65532; the injected sidecar gives none and runs as 107.
+#
+#   docker build --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) --build-arg REVISION=$(git rev-parse HEAD) -t … .
+#
+# What goes into it is assembled by hack/ship/image-rootfs.ts, which the tests run too (test/ship/image.ship.test.ts).
+FROM debian:trixie-slim AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates libatomic1 libstdc++6 npm \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+# The Node that runs in the image is an npm package of package.json, pinned like the others.
+COPY package.json package-lock.json ./
+RUN npm install --no-audit --no-fund --loglevel=error
+COPY . .
+ARG SOURCE_DATE_EPOCH=0
+RUN SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH node_modules/.bin/node hack/ship/image-rootfs.ts /rootfs
+
+FROM scratch
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="nas-aware-migration" \
+      org.opencontainers.image.description="Live migration for KubeVirt that pulls the guest's page cache from the NAS" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /rootfs /
+WORKDIR /app
+ENV NODE_ENV=production
+USER 65532:65532
+ENTRYPOINT ["/usr/bin/node"]
+CMD ["sidecar/main.js"]
