@@ -20,7 +20,7 @@ const BULK_WINDOW_BYTES = 64 * 1024 * 1024;
 const MIN_QUEUE_BYTES = 256 * 1024;
 
 /** As much may always wait for the NAS; the first reads show its rate. */
-const MIN_NAS_QUEUE_BYTES = 1024 * 1024;
+const MIN_NAS_QUEUE_BYTES = 2 * 1024 * 1024;
 /** An eighth of the target's read deadline. */
 const MAX_NAS_QUEUE_SECONDS = 0.25;
 /** Stream bytes that may always be under way. */

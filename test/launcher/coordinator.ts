@@ -96,12 +96,13 @@ export class LabCoordinator {
     await mkdir(directory, { recursive: true });
     const notBefore = new Date(Date.now() - DAY_MS);
     const notAfter = new Date(Date.now() + DAY_MS);
-    const authority = after?.#authority ?? createAuthority('nasmig lab', notBefore, notAfter);
+    const authority =
+      after === undefined ? createAuthority('nasmig lab', notBefore, notAfter) : after.#authority;
     const certificate = issueCertificate(authority, {
       ...{ commonName: HUB_SERVER_NAME, hosts: [HUB_SERVER_NAME], usages: ['server'] },
       ...{ notBefore, notAfter },
     });
-    const identities = after?.#identities ?? new Map<string, PodIdentity>();
+    const identities = after === undefined ? new Map<string, PodIdentity>() : after.#identities;
     const epoch = (after?.epoch ?? 0) + 1;
     let tell = (_text: string): void => {};
     const coordinator = new Coordinator({
