@@ -6,15 +6,19 @@ import { type Logger, pino } from 'pino';
 import { AuthorityStore, isDue, issueServing } from './certificates/authority.ts';
 import type { KeyAndCertificate } from './certificates/x509.ts';
 import { Adoption } from './controller/adoption.ts';
-import { type Caches, createCaches, startCaches, stopCaches } from './controller/caches.ts';
+import { recentFailures } from './controller/attempts.ts';
+import { clusterBreaker } from './controller/breaker.ts';
+import { byPodUid, type Caches, createCaches, startCaches, stopCaches } from './controller/caches.ts';
 import { ClaimDrivers } from './controller/claims.ts';
 import { Controller } from './controller/controller.ts';
-import { readPolicy, selectPolicy } from './controller/policies.ts';
+import { type Policy, readPolicy, selectPolicy } from './controller/policies.ts';
 import { PolicyStatusWriter } from './controller/policy-status.ts';
 import { TokenReviewAuthenticator } from './hub/authenticator.ts';
 import { Coordinator } from './hub/coordinator.ts';
 import { Hub, type Session } from './hub/hub.ts';
 import { AuthorityPublisher } from './injection/authority-publisher.ts';
+import { InjectionStops } from './injection/injection-stops.ts';
+import { clusterVersionProblem } from './injection/kubernetes-version.ts';
 import { register } from './injection/registration.ts';
 import { WebhookServer } from './injection/webhook-server.ts';
 import { ApiClient } from './kubernetes/api-client.ts';
@@ -50,6 +54,9 @@ export class Operator {
   #hub: Hub | undefined;
   #controller: Controller | undefined;
   #coordinator: Coordinator | undefined;
+  readonly #stops: InjectionStops;
+  /** Why the webhook is not registered. */
+  #injectionProblem: { reason: string; message: string } | undefined;
   #ready = false;
   #certificates: Promise<void> | undefined;
   #publisher: AuthorityPublisher | undefined;
@@ -81,6 +88,12 @@ export class Operator {
       podName: settings.podName,
       onProblem: (problem) => log.warn({ problem }, 'leader label'),
     });
+    this.#stops = new InjectionStops({
+      isInjected: (namespace, labels) => this.#policyFor(namespace, labels)?.spec.injection === 'Enabled',
+      onStop: ({ namespace, why }) =>
+        log.warn({ namespace, why }, 'a pod was refused for lack of room; injection stops in its namespace'),
+    });
+    this.#stops.watch(this.#caches);
     this.metrics.sources = {
       hubConnections: () => this.#hub?.sessionCount ?? 0,
       isLeader: () => this.#hub !== undefined,
@@ -90,6 +103,16 @@ export class Operator {
         this.#serving === undefined
           ? 0
           : new X509Certificate(this.#serving.certificatePem).validToDate.getTime() / 1000,
+      permitsHeld: () => this.#controller?.permits.heldCount ?? 0,
+      permitsWaiting: () => this.#controller?.permits.waitingCount ?? 0,
+      permitLimit: () => settings.nasReadPermits,
+      clusterBreakerOpen: () => {
+        const nowMs = Date.now();
+        return clusterBreaker(recentFailures(this.#caches.migrations, nowMs), nowMs) !== undefined;
+      },
+      injectionRegistered: () => this.#webhook !== undefined && this.#injectionProblem === undefined,
+      injectionStoppedNamespaces: () => this.#stops.stopped().length,
+      nodeOfPod: (podUid) => this.#caches.pods.find(byPodUid, podUid)[0]?.spec?.nodeName,
     };
   }
 
@@ -134,6 +157,7 @@ export class Operator {
     await this.#webhook?.stop();
     await this.#metricsServer?.stop();
     await this.#certificates;
+    this.#stops.stop();
     await stopCaches(this.#caches);
     this.#api.close();
   }
@@ -154,6 +178,11 @@ export class Operator {
     await this.#renewCertificates(store);
     await startCaches(this.#caches);
     if (settings.injection) await this.#startInjection();
+    else
+      this.#injectionProblem = {
+        reason: 'InjectionOff',
+        message: 'the operator runs with NASMIG_INJECTION=false',
+      };
     // An earlier container of this pod may have led.
     await this.#leaderLabel.release();
     this.#ready = true;
@@ -171,13 +200,8 @@ export class Operator {
       certificate: serving,
       context: {
         kubevirtUser: settings.kubevirtUser,
-        isStopped: () => false,
-        policyFor: (namespace, labels) =>
-          selectPolicy(
-            [...this.#caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []),
-            labels,
-            this.#caches.namespaces.get(namespace)?.metadata?.labels ?? {},
-          )?.policy,
+        isStopped: (namespace) => this.#stops.isStopped(namespace),
+        policyFor: (namespace, labels) => this.#policyFor(namespace, labels),
         settings: {
           ...settings.sidecar,
           hubUrl: settings.hubUrl,
@@ -190,11 +214,25 @@ export class Operator {
         this.metrics.webhookDuration.observe(seconds);
       },
     });
+    const problem = await clusterVersionProblem(this.#api);
+    if (problem !== undefined) {
+      this.#injectionProblem = { reason: 'KubernetesTooOld', message: problem };
+      this.#log.error({ problem }, 'the webhook is not registered');
+      return;
+    }
     await this.#registerWebhook();
   }
 
+  #policyFor(namespace: string, labels: Readonly<Record<string, string>>): Policy | undefined {
+    return selectPolicy(
+      [...this.#caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []),
+      labels,
+      this.#caches.namespaces.get(namespace)?.metadata?.labels ?? {},
+    )?.policy;
+  }
+
   async #registerWebhook(): Promise<void> {
-    if (this.#webhook === undefined) return;
+    if (this.#webhook === undefined || this.#injectionProblem !== undefined) return;
     const { namespace, webhookUrl, webhookService } = this.#settings;
     await register(this.#api, {
       name: WEBHOOK_CONFIGURATION,
@@ -219,7 +257,10 @@ export class Operator {
     const coordinator = new Coordinator({
       epoch,
       onChange: (migrationUid) => controller?.migrationChanged(migrationUid),
-      onStats: () => {},
+      onStats: (session, stats) => {
+        this.metrics.fleet.told(session.identity.podUid, stats);
+        podChanged(session);
+      },
       isRecorded: (migrationUid) => controller?.isRecorded(migrationUid) === true,
       onProblem: (problem, { identity }) => log.warn({ problem, ...identity }, 'a sidecar overstepped'),
     });
@@ -238,7 +279,15 @@ export class Operator {
         this.metrics.queueWait.observe(waitSeconds);
         this.metrics.reconcileDuration.observe({ outcome: failed ? 'error' : 'ok' }, workSeconds);
       },
-      onFinished: (_migration, status) => this.metrics.finished(status),
+      onFinished: (migration, status) => {
+        this.metrics.finished(status);
+        this.metrics.running.ended(migration);
+      },
+      onRunning: (migration, progress) => {
+        const { namespace, name, spec } = migration;
+        this.metrics.running.running({ namespace, name, vmi: spec.vmiName }, progress);
+      },
+      onGone: (migration) => this.metrics.running.ended(migration),
       onArmed: (seconds) => this.metrics.arming.observe(seconds),
     });
     const adoption = new Adoption({ api: this.#api, caches, log });
@@ -251,11 +300,14 @@ export class Operator {
       epoch,
       listener: {
         onSession: (session) => {
+          this.metrics.fleet.connected(session.identity.podUid, session.hello.index);
           coordinator.onSession(session);
           podChanged(session);
         },
         onSessionEnded: (session) => {
           coordinator.onSessionEnded(session);
+          if (coordinator.session(session.identity.podUid) === undefined)
+            this.metrics.fleet.ended(session.identity.podUid);
           podChanged(session);
         },
         onMessage: (session, message) => coordinator.onMessage(session, message),
@@ -284,7 +336,12 @@ export class Operator {
     });
     this.#publisher = publisher;
     publisher.publishAll();
-    const policyStatus = new PolicyStatusWriter({ api: this.#api, caches, log });
+    const policyStatus = new PolicyStatusWriter({
+      api: this.#api,
+      caches,
+      log,
+      injection: () => ({ injectionProblem: this.#injectionProblem, stopped: this.#stops.stopped() }),
+    });
     controller.addAll();
     adoption.addAll();
     // Last, when everything is there that sidecars may ask for; taken off at once when the term ends.
@@ -297,6 +354,8 @@ export class Operator {
       this.#controller = undefined;
       this.#coordinator = undefined;
       this.#publisher = undefined;
+      this.metrics.fleet.clear();
+      this.metrics.running.clear();
       await Promise.all([
         controller.stop(),
         adoption.stop(),

@@ -1,6 +1,6 @@
 // The sidecar's process, in the container that the operator's webhook adds to a virt-launcher pod. First of all it makes the
 // directory of migration sockets, before virt-handler does: whoever makes it owns it. Only then the rest is loaded.
-// SIGTERM ends it within a second, whatever hangs. Environment and command line: docs/sidecar.md.
+// SIGTERM ends it within a second, whatever hangs. Its environment: agent/agent-config.ts.
 
 import { endProcess } from './agent/end-process.ts';
 import { socketDirectoryFrom } from './agent/socket-directory-path.ts';

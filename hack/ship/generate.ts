@@ -47,7 +47,7 @@ export async function manifest(): Promise<string> {
   const helm = await ensureTool('helm');
   const { stdout } = await run(
     helm,
-    ['template', 'nas-aware-migration', chartDirectory, '--namespace', manifestNamespace],
+    ['template', 'nas-aware-migration', chartDirectory, '--namespace', manifestNamespace, '--skip-tests'],
     { timeout: HELM_TIMEOUT_MS, maxBuffer: 16 * 1024 * 1024 },
   );
   const namespace = [

@@ -24,6 +24,7 @@ export interface Caches {
 /** Names of the indexes. */
 export const byVmi = 'vmi';
 export const byOwner = 'owner';
+export const byPodUid = 'podUid';
 export const byMigrationUid = 'migrationUid';
 export const byMigrationName = 'migrationName';
 
@@ -59,6 +60,7 @@ export function createCaches(api: ApiClient, onProblem: (problem: string) => voi
           const vmi = controllingVmi(pod);
           return vmi === undefined ? [] : [`${pod.metadata?.namespace ?? ''}/${vmi.name}`];
         },
+        [byPodUid]: (pod) => [pod.metadata?.uid ?? ''],
       },
     }),
     namespaces: new Informer<V1Namespace>(api, resources.namespaces, { onProblem }),

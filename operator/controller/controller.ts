@@ -64,11 +64,15 @@ export interface ControllerOptions {
   onArmed?: (armingSeconds: number) => void;
   /** One that runs was looked at; its sidecars' latest word is in `progress`. */
   onRunning?: (migration: Migration, progress: Progress) => void;
+  /** The object is gone. */
+  onGone?: (migration: { namespace: string; name: string }) => void;
 }
 
 /** Objects in one page when a new leader counts what runs. */
 const LIST_PAGE = 500;
 const RESTORE_RETRY_MS = 1000;
+/** The longest back-off of a sidecar that lost its connection (docs/control-protocol.md). */
+const RECONNECT_MS = 15_000;
 
 const MIN_BACKOFF_MS = 50;
 const MAX_BACKOFF_MS = 30_000;
@@ -80,6 +84,7 @@ export class Controller {
   readonly #options: ControllerOptions;
   readonly #events: EventRecorder;
   readonly #now: () => number;
+  readonly #reconnectUntilMs: number;
   /** The resource version of the last write per object: an older cache entry is not acted on. */
   readonly #written = new Map<string, string>();
   readonly #armed = new Set<string>();
@@ -91,6 +96,7 @@ export class Controller {
   constructor(options: ControllerOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
+    this.#reconnectUntilMs = this.#now() + RECONNECT_MS;
     this.#events = new EventRecorder(options.api, (problem) =>
       options.log.warn({ problem }, 'event was not written'),
     );
@@ -151,7 +157,10 @@ export class Controller {
       migrations.onChange(({ current, previous }) => {
         const object = current ?? previous;
         if (object === undefined) return;
-        if (current === undefined) this.#written.delete(keyOf(object));
+        if (current === undefined) {
+          this.#written.delete(keyOf(object));
+          this.#options.onGone?.(splitKey(keyOf(object)));
+        }
         const uid = previous?.metadata?.uid ?? '';
         if (previous !== undefined && current?.metadata?.uid !== uid) this.permits.release(uid);
         this.queue.add(keyOf(object));
@@ -336,6 +345,7 @@ export class Controller {
               sharedFileSystemDrivers,
             ),
       breaker: finished ? undefined : this.#breaker(attempts, nowMs),
+      reconnectUntilMs: this.#reconnectUntilMs,
       lastQemuBytes: lastQemuBytes(attempts, nowMs),
       sourcePod: this.#podFacts(
         migration,

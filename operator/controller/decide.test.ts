@@ -98,6 +98,7 @@ function snapshot(facts: Partial<Snapshot> = {}): Snapshot {
     sourcePod: pod('pod-a'),
     targetPod: undefined,
     coordination: undefined,
+    reconnectUntilMs: 0,
     lastQemuBytes: undefined,
     permit: undefined,
     ...facts,

@@ -577,9 +577,10 @@ function preparationLeftMs(snapshot: Facts): number {
   if (isReady) return 0;
   const asked = parseDurationMs(migration.spec.prepareTimeout ?? policy?.spec.defaults?.prepareTimeout);
   const isOnlyIndex = sourcePod?.connected === true;
-  const required =
-    effectiveAcceleration(snapshot) === 'Required' && !isOnlyIndex ? DEFAULT_REQUIRED_WAIT_MS : 0;
-  return migration.creationMs + (asked ?? required) - nowMs;
+  if (asked !== undefined || isOnlyIndex) return migration.creationMs + (asked ?? 0) - nowMs;
+  const required = effectiveAcceleration(snapshot) === 'Required' ? DEFAULT_REQUIRED_WAIT_MS : 0;
+  const reconnectUntilMs = sourcePod?.hasSidecar === true ? snapshot.reconnectUntilMs : 0;
+  return Math.max(migration.creationMs + required, reconnectUntilMs) - nowMs;
 }
 
 function orderOf(

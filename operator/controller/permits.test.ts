@@ -52,6 +52,7 @@ function snapshot(
     },
     targetPod: undefined,
     coordination: undefined,
+    reconnectUntilMs: 0,
     lastQemuBytes: undefined,
     permit: undefined,
     ...others,

@@ -33,10 +33,48 @@ describe('status of policies', () => {
     expect(status.conditions).toMatchObject([
       { type: 'Ready', status: 'True' },
       { type: 'Overridden', status: 'True', reason: 'MoreSpecificPolicy' },
+      { type: 'Degraded' },
+      { type: 'Injecting' },
     ]);
     expect(policyStatus({}, 3, undefined, 0).conditions).toMatchObject([
       { type: 'Ready', status: 'False', reason: 'Unreadable' },
       {},
+      {},
+      {},
     ]);
+  });
+
+  it('tells of the cluster, what keeps policies from their work', () => {
+    const facts = { selected: 1, overriddenBy: new Set<string>() };
+    const conditionsOf = (cluster: Parameters<typeof policyStatus>[4]) =>
+      policyStatus({}, 1, facts, 0, cluster).conditions ?? [];
+    expect(conditionsOf(undefined)).toEqual(
+      expect.arrayContaining([
+        expect.objectContaining({ type: 'Degraded', status: 'False', reason: 'BreakerClosed' }),
+        expect.objectContaining({ type: 'Injecting', status: 'True', reason: 'Registered' }),
+      ]),
+    );
+    const breaker = { failures: 3, untilMs: 0, detail: '3 failed attempts' };
+    const stopped = Array.from({ length: 7 }, (_, i) => ({ namespace: `shop-${i}`, why: 'exceeded quota' }));
+    expect(conditionsOf({ breaker, injectionProblem: undefined, stopped })).toEqual(
+      expect.arrayContaining([
+        expect.objectContaining({
+          type: 'Degraded',
+          status: 'True',
+          reason: 'ClusterBreakerOpen',
+          message: expect.stringContaining('3 failed attempts'),
+        }),
+        expect.objectContaining({
+          type: 'Injecting',
+          status: 'False',
+          reason: 'StoppedInNamespaces',
+          message: expect.stringContaining('shop-4 (exceeded quota) and 2 more'),
+        }),
+      ]),
+    );
+    const injectionProblem = { reason: 'KubernetesTooOld', message: 'Kubernetes 1.28' };
+    expect(conditionsOf({ breaker: undefined, injectionProblem, stopped: [] })).toContainEqual(
+      expect.objectContaining({ type: 'Injecting', status: 'False', ...injectionProblem }),
+    );
   });
 });

@@ -97,6 +97,8 @@ export interface Snapshot {
   sourcePod: PodFacts | undefined;
   targetPod: PodFacts | undefined;
   coordination: CoordinationView | undefined;
+  /** A new leader has heard of no sidecar yet: until then one that is not connected may only be on its way back. */
+  reconnectUntilMs: number;
   /** What QEMU wrote in the VM's last accelerated migration; undefined when there is none, or it is too old to tell. */
   lastQemuBytes: number | undefined;
   /** Undefined when none is wanted. */

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { exampleHello, exampleProgress } from '../../control/example-messages.ts';
 import { OperatorMetrics } from './metrics.ts';
 import { metricsPage } from './metrics-page.ts';
 
@@ -16,6 +17,21 @@ describe('metrics', () => {
       if (String(type) === 'counter') expect(name).toMatch(/_total$/);
       if (String(type) === 'histogram') expect(name).toMatch(/_seconds$/);
     }
+  });
+
+  it('tell of sidecars by node, and of migrations that run', async () => {
+    const metrics = new OperatorMetrics();
+    metrics.sources = { ...metrics.sources, nodeOfPod: () => 'node-1', clusterBreakerOpen: () => true };
+    metrics.fleet.connected('pod', exampleHello.index);
+    metrics.running.running({ namespace: 'shop', name: 'move-db', vmi: 'db' }, exampleProgress);
+    const text = await metrics.registry.metrics();
+    expect(text).toContain('nasmig_index_blocks{node="node-1"} 81920');
+    expect(text).toContain('nasmig_cluster_breaker_open 1');
+    expect(text).toContain('nasmig_migration_link_bytes{namespace="shop",name="move-db",vmi="db"} 31000000');
+    metrics.fleet.clear();
+    metrics.running.clear();
+    const after = await metrics.registry.metrics();
+    expect(after).not.toMatch(/nasmig_(index_blocks|migration_link_bytes)\{/);
   });
 
   it('count a finished migration', async () => {

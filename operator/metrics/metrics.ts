@@ -1,10 +1,15 @@
-// The operator's Prometheus metrics: prefix `nasmig_`, base units, no label without bound. Per-migration numbers are in the
-// objects' status; here are sums, states and latencies. docs/metrics.md is made from this registry.
+// The operator's Prometheus metrics: prefix `nasmig_`, base units, no label without bound. A migration's final numbers are in
+// its object's status; here are sums, states and latencies, and series of those that run (migration-series.ts).
+// docs/metrics.md is made from this registry.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { Progress } from '../../control/messages.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import { Fleet, type NodeSums } from './fleet.ts';
+import { MigrationSeries } from './migration-series.ts';
 
 const LATENCY_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
 const DURATION_BUCKETS = [1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280];
+const BUILD_BUCKETS = [1, 5, 15, 60, 300, 900, 3600, 14_400];
 const DOWNTIME_BUCKETS = [0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.9, 2, 5];
 
 export interface GaugeSources {
@@ -13,6 +18,13 @@ export interface GaugeSources {
   queueDepth: () => number;
   activeMigrations: () => number;
   certificateExpirySeconds: () => number;
+  permitsHeld: () => number;
+  permitsWaiting: () => number;
+  permitLimit: () => number;
+  clusterBreakerOpen: () => boolean;
+  injectionRegistered: () => boolean;
+  injectionStoppedNamespaces: () => number;
+  nodeOfPod: (podUid: string) => string | undefined;
 }
 
 export class OperatorMetrics {
@@ -116,7 +128,39 @@ export class OperatorMetrics {
     queueDepth: () => 0,
     activeMigrations: () => 0,
     certificateExpirySeconds: () => 0,
+    permitsHeld: () => 0,
+    permitsWaiting: () => 0,
+    permitLimit: () => 0,
+    clusterBreakerOpen: () => false,
+    injectionRegistered: () => false,
+    injectionStoppedNamespaces: () => 0,
+    nodeOfPod: () => undefined,
   };
+
+  readonly #indexRead = new Counter({
+    name: 'nasmig_index_nas_read_bytes_total',
+    help: 'Bytes that connected sidecars read from the NAS to make their indexes.',
+    registers: this.#registers,
+  });
+  readonly #sidecarCpu = new Counter({
+    name: 'nasmig_sidecar_cpu_seconds_total',
+    help: 'CPU time of connected sidecars.',
+    registers: this.#registers,
+  });
+  readonly #indexBuild = new Histogram({
+    name: 'nasmig_index_build_seconds',
+    help: 'How long it took a sidecar to make its index.',
+    buckets: BUILD_BUCKETS,
+    registers: this.#registers,
+  });
+  /** What connected sidecars said; fed by the hub. */
+  readonly fleet = new Fleet({
+    onCpu: (seconds) => this.#sidecarCpu.inc(seconds),
+    onNasRead: (bytes) => this.#indexRead.inc(bytes),
+    onBuilt: (seconds) => this.#indexBuild.observe(seconds),
+  });
+  /** Migrations that run; fed by the controller. */
+  readonly running = new MigrationSeries();
 
   constructor() {
     this.#gauge('nasmig_hub_connections', 'Sidecars that are connected.', () =>
@@ -134,6 +178,103 @@ export class OperatorMetrics {
       'When the serving certificate of hub and webhook ends, if it is not renewed.',
       () => this.sources.certificateExpirySeconds(),
     );
+    this.#gauge('nasmig_nas_permits_in_use', 'Migrations that hold permits to read the NAS.', () =>
+      this.sources.permitsHeld(),
+    );
+    this.#gauge('nasmig_nas_permits_waiting', 'Migrations that wait for a permit to read the NAS.', () =>
+      this.sources.permitsWaiting(),
+    );
+    this.#gauge('nasmig_nas_permits_limit', 'Permits for each NFS server; 0 is no limit.', () =>
+      this.sources.permitLimit(),
+    );
+    this.#gauge(
+      'nasmig_cluster_breaker_open',
+      'Whether three accelerated attempts failed within an hour, so that nothing is accelerated. Alert on it.',
+      () => (this.sources.clusterBreakerOpen() ? 1 : 0),
+    );
+    this.#gauge('nasmig_injection_registered', 'Whether the injection webhook is registered.', () =>
+      this.sources.injectionRegistered() ? 1 : 0,
+    );
+    this.#gauge(
+      'nasmig_injection_stopped_namespaces',
+      'Namespaces without injection because a quota or full nodes refused a pod with a sidecar.',
+      () => this.sources.injectionStoppedNamespaces(),
+    );
+    this.#nodeGauge('nasmig_sidecars', 'Connected sidecars.', ({ sidecars }) => sidecars);
+    this.#nodeGauge('nasmig_indexes_ready', 'Connected sidecars whose index is made.', ({ ready }) => ready);
+    this.#nodeGauge('nasmig_index_blocks', 'Blocks in the indexes of sidecars.', ({ blocks }) => blocks);
+    this.#nodeGauge(
+      'nasmig_index_bytes',
+      'Memory of the indexes of sidecars.',
+      ({ indexBytes }) => indexBytes,
+    );
+    this.#nodeGauge(
+      'nasmig_index_age_seconds',
+      'Of the oldest index of the node: since it last took in a block.',
+      ({ maxAgeSeconds }) => maxAgeSeconds,
+    );
+    this.#nodeGauge(
+      'nasmig_sidecar_resident_bytes',
+      'Resident memory of sidecars, as they said last.',
+      ({ residentBytes }) => residentBytes,
+    );
+    this.#migrationGauge('nasmig_migration_ram_bytes', 'Guest memory.', ({ ramBytes }) => ramBytes);
+    this.#migrationGauge(
+      'nasmig_migration_remaining_bytes',
+      'What QEMU has still to send.',
+      ({ remainingBytes }) => remainingBytes,
+    );
+    this.#migrationGauge(
+      'nasmig_migration_iteration',
+      "QEMU's pass over the memory.",
+      ({ iteration }) => iteration,
+    );
+    this.#migrationGauge(
+      'nasmig_migration_qemu_bytes',
+      'Bytes the source QEMU wrote so far.',
+      ({ qemuBytes }) => qemuBytes,
+    );
+    this.#migrationGauge(
+      'nasmig_migration_link_bytes',
+      'Bytes on the migration link so far.',
+      ({ linkBytes }) => linkBytes,
+    );
+    this.#migrationGauge(
+      'nasmig_migration_nas_bytes',
+      'Bytes read from the NAS so far.',
+      ({ nasBytes }) => nasBytes,
+    );
+  }
+
+  /** One series for each node, at most so many as fleet.ts keeps apart. */
+  #nodeGauge(name: string, help: string, value: (sums: NodeSums) => number): void {
+    const { fleet } = this;
+    const nodeOf = (podUid: string) => this.sources.nodeOfPod(podUid);
+    new Gauge({
+      name,
+      help,
+      labelNames: ['node'],
+      registers: this.#registers,
+      collect() {
+        this.reset();
+        for (const [node, sums] of fleet.byNode(nodeOf)) this.set({ node }, value(sums));
+      },
+    });
+  }
+
+  /** One series for each migration that runs or ended a moment ago. */
+  #migrationGauge(name: string, help: string, value: (progress: Progress) => number): void {
+    const { running } = this;
+    new Gauge({
+      name,
+      help: `${help} While the migration runs, and for a minute after.`,
+      labelNames: ['namespace', 'name', 'vmi'],
+      registers: this.#registers,
+      collect() {
+        this.reset();
+        for (const { labels, progress } of running.samples()) this.set({ ...labels }, value(progress));
+      },
+    });
   }
 
   #gauge(name: string, help: string, collect: () => number): void {

@@ -69,7 +69,9 @@ export interface AgentConfig {
 export class AgentConfigError extends Error {
   readonly code = 'NASMIG_AGENT_CONFIG';
   constructor(detail: string) {
-    super(`${detail}. The operator's injection sets these; compare the container with docs/sidecar.md.`);
+    super(
+      `${detail}. The operator's injection sets these: check the sidecar container's environment, and that operator and sidecar are of one release.`,
+    );
     this.name = 'AgentConfigError';
   }
 }

@@ -1,7 +1,8 @@
 // The source's side of a framed migration: index, growth and the source migration put together.
 
 import type { Socket } from 'node:net';
-import { type Reason, reasons } from '../../control/reasons.ts';
+import type { Reason } from '../../control/reasons.ts';
+import { ShutdownError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import { IndexGrower } from '../index/index-grower.ts';
 import { PageHasher } from '../index/page-hash.ts';
@@ -68,8 +69,7 @@ export class SourcePipeline implements MigrationPipeline {
 
   get rawReason(): Reason | undefined {
     const { rawReason, counters } = this.#migration;
-    const known = reasons.find((reason) => reason === rawReason);
-    return known ?? (counters.batches === 0 ? 'UnknownStream' : undefined);
+    return rawReason ?? (counters.batches === 0 ? 'UnknownStream' : undefined);
   }
 
   snapshot(): PipelineSnapshot {
@@ -102,6 +102,8 @@ export class SourcePipeline implements MigrationPipeline {
   }
 
   close(): void {
+    // Nothing when the migration is over.
+    this.#migration.abort(new ShutdownError());
     this.#grower.close();
     this.#closed(this.#grower.stats.bytesRead);
   }

@@ -2,6 +2,7 @@
 
 import type { Socket } from 'node:net';
 import type { Reason } from '../../control/reasons.ts';
+import { ShutdownError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import { PageHasher } from '../index/page-hash.ts';
 import { BlockReader } from '../nas/block-reader.ts';
@@ -73,6 +74,8 @@ export class TargetPipeline implements MigrationPipeline {
   }
 
   close(): void {
+    // Nothing when the migration is over.
+    this.#migration.abort(new ShutdownError());
     this.#reader.close();
   }
 }

@@ -219,7 +219,7 @@ export class SourceConnection implements PageSink {
         this.#openingDecided = () => {};
         this.#pauseQemu();
         // What the pace is made of is on main: without it the other channels go raw too.
-        if (mode === 'raw' && this.ordinal === 0) this.#migration.rawReason ??= 'StreamNotUnderstood';
+        if (mode === 'raw' && this.ordinal === 0) this.#migration.rawReason ??= 'UnknownStream';
         resolve(this.#migration.rawReason === undefined ? mode : 'raw');
       };
       this.#resumeQemu();
@@ -238,6 +238,7 @@ export class SourceConnection implements PageSink {
       if (kind === 'main') this.#finder = new MainChannelFinder(this, this.#migration.ramBlocks);
       else if (kind === 'multifd') this.#finder = new MultifdChannelFinder(this, this.#migration.ramBlocks);
       else {
+        if (kind === 'tls') this.#migration.rawReason ??= 'TlsInsideQemu';
         this.#migration.options.log('connection relayed raw', { connection: this.ordinal, kind });
         this.#openingDecided('raw');
         return;
@@ -296,6 +297,7 @@ export class SourceConnection implements PageSink {
     const { sessionKey, index } = this.#migration.options;
     const agreement = verifyTargetHello(answer, deriveProofKey(sessionKey), own);
     if (agreement.mode === 'raw') {
+      if (own.mode === 'framed') this.#migration.rawReason ??= 'LinkVersion';
       this.#reader?.detach();
       this.#helloAnswered('raw');
       return;

@@ -2,6 +2,7 @@
 // under way, and the counters that end up in the result. It also opens the connections one after the other.
 
 import type { Socket } from 'node:net';
+import type { Reason } from '../../control/reasons.ts';
 import { OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import type { PageHasher } from '../index/page-hash.ts';
@@ -33,6 +34,11 @@ const BULK_BATCH_BYTES = 1024 * 1024;
 /** With less than this under way, a batch of a MiB from every connection would be most of it. */
 const BULK_FROM_QUEUE_MS = 200;
 const BULK_QUEUE_BYTES = 4 * 1024 * 1024;
+
+export type RawReason = Extract<
+  Reason,
+  'PostCopyAnnounced' | 'UnknownStream' | 'TlsInsideQemu' | 'LinkVersion'
+>;
 
 /** What the source needs of the index's grower. */
 export interface IndexGrowth {
@@ -105,8 +111,8 @@ export class SourceMigration {
   nasBytesPerSecond = 0;
   /** Set when the target could not read the NAS in time: no references for the rest of this migration. */
   referencesOff: string | undefined;
-  /** Set when main announced post-copy before its first framed byte: everything is relayed raw. */
-  rawReason: string | undefined;
+  /** Why everything is relayed raw: decided by main before its first framed byte. A reason of control/reasons.ts. */
+  rawReason: RawReason | undefined;
   ramEnded = false;
   failure: Error | undefined;
 

@@ -72,7 +72,12 @@ describe('fits', () => {
   });
   const on = (name: string, phase = 'Running') => {
     const pod = launcherManifest(VMI);
-    return { ...pod, spec: { ...pod.spec, containers: [], nodeName: name }, status: { phase } };
+    return {
+      ...pod,
+      metadata: { ...pod.metadata, uid: 'home' },
+      spec: { ...pod.spec, containers: [], nodeName: name },
+      status: { phase },
+    };
   };
   const target = launcherManifest(VMI, VMIM);
 

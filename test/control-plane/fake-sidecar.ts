@@ -7,7 +7,7 @@ import type { V1Pod } from '@kubernetes/client-node';
 import { ControlClient } from '../../control/client.ts';
 import { exampleHello, exampleResult } from '../../control/example-messages.ts';
 import { TOKEN_AUDIENCE } from '../../control/limits.ts';
-import type { HubMessage, Result, SidecarVolume } from '../../control/messages.ts';
+import type { Hello, HubMessage, Result, SidecarVolume } from '../../control/messages.ts';
 import type { Reason } from '../../control/reasons.ts';
 import {
   type ArmingEvent,
@@ -26,6 +26,8 @@ export interface FakeSidecarOptions {
   hubUrl: string;
   caPem: string;
   volumes?: SidecarVolume[];
+  /** What else HELLO says otherwise. */
+  hello?: Partial<Pick<Hello, 'link' | 'index'>>;
   /** Instead of taking the socket: what it says. */
   declines?: Reason;
   /** Of its token, when it is not ours. */
@@ -57,6 +59,7 @@ export class FakeSidecar {
       tokenFile: path.join(dir, 'token'),
       hello: () => ({
         ...exampleHello,
+        ...options.hello,
         pod: { namespace, name, uid },
         vmi: { name: vmi?.name ?? 'unknown', uid: vmi?.uid ?? uid },
         volumes: options.volumes ?? exampleHello.volumes,

@@ -9,6 +9,7 @@ import path from 'node:path';
 import { KubeConfig, type V1ConfigMap, type V1Pod } from '@kubernetes/client-node';
 import { pino } from 'pino';
 import { vi } from 'vitest';
+import type { Hello } from '../../control/messages.ts';
 import type { Reason } from '../../control/reasons.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import { ControlPlane } from '../../hack/control-plane/control-plane.ts';
@@ -18,7 +19,7 @@ import { apiVersionOf, resources } from '../../operator/kubernetes/resources.ts'
 import { AUTHORITY_CONFIG_MAP, Operator } from '../../operator/operator.ts';
 import { type OperatorSettings, settingsFrom } from '../../operator/settings.ts';
 import { installDefinitions } from './apply.ts';
-import { FakeSidecar } from './fake-sidecar.ts';
+import { FakeSidecar, type FakeSidecarOptions } from './fake-sidecar.ts';
 import { KUBEVIRT_USER, KubevirtActor, type Vm } from './kubevirt-actor.ts';
 import { operatorAccount } from './operator-account.ts';
 
@@ -64,8 +65,8 @@ export class OperatorWorld {
     };
   }
 
-  /** Starts the control plane; the operator is started by the suite. */
-  static async start(): Promise<OperatorWorld> {
+  /** Starts the control plane; the operator is started by the suite, with `settings` on top of what tests need. */
+  static async start(settings: Record<string, string> = {}): Promise<OperatorWorld> {
     const dir = await mkdtemp(path.join(tmpdir(), 'nasmig-operator-'));
     const plane = await ControlPlane.start({ dir });
     const config = new KubeConfig();
@@ -90,6 +91,7 @@ export class OperatorWorld {
       // Tests leave migrations under way behind; they are all on one NAS.
       NASMIG_NAS_READ_PERMITS: '100',
       NASMIG_KUBEVIRT_USER: KUBEVIRT_USER,
+      ...settings,
       NASMIG_LOG_LEVEL: process.env['NASMIG_TEST_LOG'] ?? 'error',
     };
     return new OperatorWorld({ plane, api, kubevirt, operatorConfig: account.config, dir, environment });
@@ -207,7 +209,10 @@ export class OperatorWorld {
   }
 
   /** A sidecar of this pod, connected. The CA comes from where pods get it. */
-  async sidecarOf(pod: V1Pod, options: { declines?: Reason } = {}): Promise<FakeSidecar> {
+  async sidecarOf(
+    pod: V1Pod,
+    options: Pick<FakeSidecarOptions, 'declines' | 'hello'> = {},
+  ): Promise<FakeSidecar> {
     const sidecar = await this.dial({ pod, ...options });
     await vi.waitFor(() => isTrue(sidecar.client.connected), { timeout: 20_000, interval: 10 });
     return sidecar;
@@ -217,6 +222,7 @@ export class OperatorWorld {
   async dial(options: {
     pod: V1Pod;
     declines?: Reason;
+    hello?: Partial<Pick<Hello, 'link' | 'index'>>;
     audience?: string;
     claims?: V1Pod;
   }): Promise<FakeSidecar> {

@@ -1,9 +1,11 @@
 // The chart through its life with real Helm on a real API server: install, upgrade from the version before with objects in
 // place, rollback, uninstall; and the same without Helm. Tests follow one another, as an administrator's steps do.
 
+import { execFile } from 'node:child_process';
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import type {
   KubernetesObject,
   V1CustomResourceDefinition,
@@ -12,11 +14,14 @@ import type {
 } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { chartDirectory, manifestFile } from '../../hack/ship/generate.ts';
-import { repositoryRoot } from '../../hack/ship/tools.ts';
+import { ensureTool, repositoryRoot } from '../../hack/ship/tools.ts';
 import { apiVersionOf, type Resource, resources } from '../../operator/kubernetes/resources.ts';
 import { ShipCluster } from './cluster.ts';
 import { HelmError, NAMESPACE, objectOf, objectsOf, type Rendered } from './helm.ts';
+import { type Schema, writeSchemas } from './openapi-schemas.ts';
 import { record } from './report.ts';
+
+const run = promisify(execFile);
 
 const MIGRATIONS_CRD = 'nasawaremigrations.nasmigration.io';
 const POLICIES_CRD = 'nasmigrationpolicies.nasmigration.io';
@@ -217,8 +222,11 @@ describe('install', () => {
       },
       spec: spec?.template.spec,
     };
+    // And the chart's own test.
+    const [test] = (await cluster.helm.template()).filter(({ kind }) => kind === 'Pod');
     const words = ['create', '--dry-run=server', '--validate=strict', '-f', '-'];
     expect(await cluster.kubectl(words, JSON.stringify(pod))).toContain('created (server dry run)');
+    expect(await cluster.kubectl(words, JSON.stringify(test))).toContain('created (server dry run)');
     const privileged = structuredClone(pod);
     const [container] = privileged.spec?.containers ?? [];
     delete container?.securityContext;
@@ -309,6 +317,24 @@ describe('uninstall', () => {
 });
 
 describe('without Helm', () => {
+  it('the generated file is right by the schemas of the API server, for a tool that asks no cluster', async () => {
+    const { definitions } = await cluster.api.call<{ definitions: Record<string, Schema> }>(
+      'GET',
+      '/openapi/v2',
+    );
+    const { template, kinds } = await writeSchemas(definitions, path.join(cluster.dir, 'schemas'));
+    expect(kinds).toBeGreaterThan(100);
+    const kubeconform = await ensureTool('kubeconform');
+    const check = (file: string) =>
+      run(kubeconform, ['-strict', '-summary', '-schema-location', template, file], { timeout: 60_000 });
+    const file = path.join(repositoryRoot, manifestFile);
+    const { stdout } = await check(file);
+    expect(stdout).toMatch(/Valid: (\d+), Invalid: 0, Errors: 0, Skipped: 0/);
+    const wrong = path.join(cluster.dir, 'wrong.yaml');
+    await writeFile(wrong, (await readFile(file, 'utf8')).replace('  replicas: 2', '  replica: 2'));
+    await expect(check(wrong)).rejects.toMatchObject({ stdout: expect.stringMatching(/replica/) });
+  });
+
   it('the generated file is applied by kubectl, twice', async () => {
     const file = path.join(repositoryRoot, manifestFile);
     const first = await cluster.kubectl(['apply', '-f', file]);

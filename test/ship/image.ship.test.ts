@@ -13,7 +13,7 @@ import { resources } from '../../operator/kubernetes/resources.ts';
 import { boundToken } from '../control-plane/fake-sidecar.ts';
 import { KubevirtActor } from '../control-plane/kubevirt-actor.ts';
 import { ShipCluster } from './cluster.ts';
-import { NAMESPACE } from './helm.ts';
+import { NAMESPACE, objectOf } from './helm.ts';
 import { OciContainer } from './oci-container.ts';
 import {
   accountToken,
@@ -221,6 +221,28 @@ describe('both programs together', () => {
       expect(await metric('nasmig_leader')).toBe(1);
     });
     expect(await statusOf(container)).toMatchObject(confined(NONROOT));
+  });
+
+  it('the chart’s own test passes with it, and fails without it', async () => {
+    const pod = objectOf(
+      await cluster.helm.template(),
+      'Pod',
+      'nas-aware-migration-test',
+    ) as unknown as V1Pod;
+    const [container] = pod.spec?.containers ?? [];
+    const tested = async (port: number) => {
+      const test = await OciContainer.start({
+        rootfs,
+        user: NONROOT,
+        entryPoint: entryPoint(),
+        args: container?.args ?? [],
+        environment: { HOST: '127.0.0.1', PORT: String(port) },
+      });
+      return { code: await test.ended(), log: test.log };
+    };
+    expect(container?.env?.map(({ name }) => name)).toEqual(['HOST', 'PORT']);
+    expect(await tested(ports.metrics)).toEqual({ code: 0, log: '127.0.0.1: 200 ok' });
+    expect((await tested(1)).code).toBe(1);
   });
 
   it('the sidecar starts as the webhook injected it, and connects', async () => {

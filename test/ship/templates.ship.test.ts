@@ -170,11 +170,30 @@ describe('operator Deployment', () => {
     expect(settings.sharedFileSystemDrivers).toContain('nfs.csi.k8s.io');
   });
 
+  it('sets all that the operator can be told, but for what only tests change', () => {
+    const environment = { ...environmentOf(objects), NASMIG_SHARED_DRIVERS: 'nfs' };
+    const asked = new Set<string>();
+    const watched = new Proxy<NodeJS.ProcessEnv>(environment, {
+      get(target, name) {
+        if (typeof name === 'string' && name.startsWith('NASMIG_')) asked.add(name);
+        return Reflect.get(target, name);
+      },
+    });
+    settingsFrom(watched);
+    const onlyInTests = ['NASMIG_LEASE_SECONDS', 'NASMIG_LISTEN_HOST', 'NASMIG_WEBHOOK_URL'];
+    expect([...asked].sort()).toEqual([...Object.keys(environment), ...onlyInTests].sort());
+  });
+
   it('takes every setting from values', async () => {
     const rendered = await helm.template({
       image: { repository: 'registry.example:5000/team/nasmig', digest: DIGEST, tag: 'ignored' },
       replicaCount: 3,
-      operator: { logLevel: 'debug', workers: 2, sharedFileSystemDrivers: ['nfs', 'a.example.org'] },
+      operator: {
+        logLevel: 'debug',
+        workers: 2,
+        nasReadPermits: 0,
+        sharedFileSystemDrivers: ['nfs', 'a.example.org'],
+      },
       injection: { enabled: false },
       kubevirt: { namespace: 'cnv', controllerServiceAccount: 'kv' },
       sidecar: { cpu: '200m', memory: '1Gi', indexMemory: '512Mi' },
@@ -190,6 +209,7 @@ describe('operator Deployment', () => {
     expect(settingsFrom(environmentOf(rendered))).toMatchObject({
       injection: false,
       workers: 2,
+      nasReadPermits: 0,
       logLevel: 'debug',
       kubevirtUser: 'system:serviceaccount:cnv:kv',
       sharedFileSystemDrivers: ['nfs', 'a.example.org'],
