@@ -9,7 +9,7 @@ SETUP := hack/setup.sh
 # The machine's own Node may be too old: the one from the npm package comes first.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/local/go/bin
 
-.PHONY: help setup demo test test-lab test-e2e bench microbench check format clean
+.PHONY: help setup demo test test-lab test-e2e test-ship bench microbench check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -32,6 +32,10 @@ test-e2e: ## custom resources and operator on a real kube-apiserver and etcd
 test-lab: ## the whole lab: network, NAS, recorders, libvirt in launcher-shaped pods (half an hour)
 	@$(SETUP) node lab
 	@node hack/run-tests.ts lab
+
+test-ship: ## chart with real helm, image with a real OCI runtime, the commands of the documents
+	@$(SETUP) node control-plane ship
+	@node hack/run-tests.ts ship
 
 bench: ## plain, multifd zstd and NAS-aware side by side (GROUPS="warm-200 ..." RUNS=3); writes build/bench.json and docs/benchmarks.md
 	@$(SETUP) node lab

@@ -5,7 +5,13 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['{sidecar,operator,control,crds,hack,test,bench}/**/*.test.ts'],
-    exclude: ['**/node_modules/**', '**/*.property.test.ts', '**/*.lab.test.ts', '**/*.e2e.test.ts'],
+    exclude: [
+      '**/node_modules/**',
+      '**/*.property.test.ts',
+      '**/*.lab.test.ts',
+      '**/*.e2e.test.ts',
+      '**/*.ship.test.ts',
+    ],
     maxWorkers: 2,
     testTimeout: 20_000,
   },

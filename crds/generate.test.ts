@@ -1,12 +1,21 @@
+import { load } from 'js-yaml';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { customResourceDefinitions } from './definitions.ts';
-import { outdatedFiles } from './generate.ts';
+import { generatedFiles, outdatedFiles } from './generate.ts';
 import { toStructuralSchema, UnstructuralSchemaError } from './structural-schema.ts';
 
 describe('generated resources', () => {
   it('are what the schemas say', async () => {
     expect(await outdatedFiles()).toEqual([]);
+  });
+
+  it('keep every field in the files, also those that only an API server reads', () => {
+    const files = generatedFiles();
+    for (const [name, definition] of customResourceDefinitions()) {
+      expect(load(files.get(`crds/${name}.yaml`) ?? '')).toEqual(JSON.parse(JSON.stringify(definition)));
+    }
+    expect([...files.values()].join('')).toContain('x-kubernetes-int-or-string: true');
   });
 
   it('have the names that the documentation promises', () => {

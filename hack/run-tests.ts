@@ -29,6 +29,7 @@ const SUITES: Readonly<Record<string, Suite>> = {
   lab: vitest('lab', '--config', 'test/lab/vitest.config.ts'),
   e2e: vitest('end to end on a real API server', '--config', 'test/e2e.vitest.config.ts'),
   'e2e-smoke': vitest('end to end, smoke subset', '--config', 'test/e2e-smoke.vitest.config.ts'),
+  ship: vitest('what is shipped: chart, image, documents', '--config', 'test/ship/vitest.config.ts'),
   'lab-smoke': vitest('lab, smoke subset', '--config', 'test/lab/smoke.vitest.config.ts'),
 };
 

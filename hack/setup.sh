@@ -2,6 +2,7 @@
 # Installs what the named parts of the project need on a Debian machine, as root, and is quick when it is there.
 #   node   Node and the npm packages
 #   lab    Debian packages, roots, guest image and Go programs of the lab
+#   ship   helm, kubeconform and an OCI runtime
 #   control-plane  kube-apiserver, etcd, kube-controller-manager and kubectl, built once from their Go modules
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,11 +54,19 @@ part_control_plane() {
   node hack/control-plane/build.ts
 }
 
+part_ship() {
+  debian crun crun
+  command -v go >/dev/null 2>&1 || debian go golang-go
+  part_node
+  node hack/ship/tools.ts
+}
+
 for part in "$@"; do
   case "$part" in
     node) part_node ;;
     lab) part_lab ;;
     control-plane) part_control_plane ;;
-    *) echo "setup: unknown part '$part' (node, lab, control-plane)" >&2; exit 2 ;;
+    ship) part_ship ;;
+    *) echo "setup: unknown part '$part' (node, lab, control-plane, ship)" >&2; exit 2 ;;
   esac
 done

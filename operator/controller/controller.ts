@@ -346,6 +346,7 @@ export class Controller {
             ),
       breaker: finished ? undefined : this.#breaker(attempts, nowMs),
       reconnectUntilMs: this.#reconnectUntilMs,
+      holdsPermit: this.permits.isHeldBy(migration.uid),
       lastQemuBytes: lastQemuBytes(attempts, nowMs),
       sourcePod: this.#podFacts(
         migration,

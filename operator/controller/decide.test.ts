@@ -99,6 +99,7 @@ function snapshot(facts: Partial<Snapshot> = {}): Snapshot {
     targetPod: undefined,
     coordination: undefined,
     reconnectUntilMs: 0,
+    holdsPermit: false,
     lastQemuBytes: undefined,
     permit: undefined,
     ...facts,

@@ -95,8 +95,7 @@ export function wantsPermit(snapshot: Facts): boolean {
   // Once it was told that it goes without, it does: a permit that comes later would come too late for its sockets.
   if (decided?.status === 'False' && decided.reason === 'NoNasPermit') return false;
   // Before the hand-off KubeVirt may let it wait for long: only one that was made with a permit keeps it.
-  const isOwn = migration.spec.migrationName === undefined && decided?.status === 'Unknown';
-  if (configurationOf(snapshot) === undefined && !isOwn) return false;
+  if (configurationOf(snapshot) === undefined && !snapshot.holdsPermit) return false;
   return runningProblem(snapshot) === undefined;
 }
 
@@ -522,8 +521,12 @@ function accelerationCondition(snapshot: Snapshot, problem: NotAccelerated | und
       reason: 'Framed',
       message: 'both sidecars are armed and pages come from the NAS',
     };
-  // One that others started takes its permit at the hand-off, and says Arming from then on; see heldPermit.
-  if (snapshot.migration.spec.migrationName !== undefined && configurationOf(snapshot) === undefined)
+  // Without a permit from its beginning it takes one at the hand-off, and says Arming from then on; see heldPermit.
+  if (
+    snapshot.vmim !== undefined &&
+    configurationOf(snapshot) === undefined &&
+    snapshot.permit?.granted !== true
+  )
     return { type, status: 'Unknown', reason: 'Preparing', message: 'KubeVirt prepares the migration' };
   return { type, status: 'Unknown', reason: 'Arming', message: 'the sidecars are being brought together' };
 }

@@ -53,6 +53,7 @@ function snapshot(
     targetPod: undefined,
     coordination: undefined,
     reconnectUntilMs: 0,
+    holdsPermit: false,
     lastQemuBytes: undefined,
     permit: undefined,
     ...others,
@@ -110,10 +111,14 @@ describe('a permit is wanted', () => {
     expect(wantsPermit(snapshot(facts as Parameters<typeof snapshot>[0]))).toBe(false);
   });
 
+  it('by one that has it until the hand-off, but not anew before it', () => {
+    const made = { vmim: vmim('Pending'), status: status('Preparing', 'Unknown', 'Arming') };
+    expect(wantsPermit(snapshot({ ...made, holdsPermit: true }))).toBe(true);
+    expect(wantsPermit(snapshot({ ...made, holdsPermit: false }))).toBe(false);
+    expect(wantsPermit(snapshot({ ...made, handedOff: true }))).toBe(true);
+  });
+
   it('by one that runs, also when this leader has not heard of its sidecars yet', () => {
-    expect(
-      wantsPermit(snapshot({ vmim: vmim('Pending'), status: status('Preparing', 'Unknown', 'Arming') })),
-    ).toBe(true);
     const framed = {
       vmim: vmim('Running'),
       status: status('Migrating', 'True', 'Framed'),

@@ -101,6 +101,8 @@ export interface Snapshot {
   reconnectUntilMs: number;
   /** What QEMU wrote in the VM's last accelerated migration; undefined when there is none, or it is too old to tell. */
   lastQemuBytes: number | undefined;
+  /** Whether it holds a permit from before. */
+  holdsPermit: boolean;
   /** Undefined when none is wanted. */
   permit: PermitState | undefined;
 }

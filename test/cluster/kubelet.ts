@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import type { V1Container, V1PersistentVolume, V1Pod } from '@kubernetes/client-node';
 import { type ApiClient, isNotFound } from '../../operator/kubernetes/api-client.ts';
 import { Informer } from '../../operator/kubernetes/informer.ts';
-import { keyOf, pathOf, resources, splitKey } from '../../operator/kubernetes/resources.ts';
+import { keyOf, pathOf, resources } from '../../operator/kubernetes/resources.ts';
 import { WorkQueue } from '../../operator/kubernetes/work-queue.ts';
 import type { LabNode } from '../lab/node.ts';
 import { ensureRoot, type RootSuite } from '../lab/roots.ts';
@@ -203,6 +203,7 @@ export class Kubelet {
     return againInMs;
   }
 
+  /** Takes note of containers that have ended since. */
   async #notice(running: RunningPod): Promise<void> {
     for (const one of running.containers.values()) {
       const { container, standing } = one;
@@ -316,11 +317,6 @@ export class Kubelet {
     } catch (error) {
       if (!isNotFound(error)) throw error;
     }
-  }
-
-  /** Names of the pods that run here. */
-  get podKeys(): { namespace: string; name: string }[] {
-    return [...this.#running.keys()].map(splitKey);
   }
 }
 
