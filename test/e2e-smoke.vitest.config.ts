@@ -5,7 +5,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     root: new URL('..', import.meta.url).pathname,
-    include: ['crds/crds.e2e.test.ts', 'operator/operator.e2e.test.ts', 'test/cluster/*.smoke.e2e.test.ts'],
+    include: ['crds/crds.e2e.test.ts', 'operator/operator.e2e.test.ts', 'test/cluster/migration.e2e.test.ts'],
     fileParallelism: false,
     testTimeout: 120_000,
     hookTimeout: 180_000,
