@@ -134,7 +134,15 @@ export class ControlClient {
     this.#socket = socket;
     const welcomeTimer = setTimeout(() => socket.terminate(), CONNECT_TIMEOUT_MS);
     let problem = '';
-    socket.on('open', () => socket.send(encodeSidecarMessage(this.#options.hello())));
+    socket.on('open', () => {
+      try {
+        socket.send(encodeSidecarMessage(this.#options.hello()));
+      } catch (error) {
+        // A HELLO that breaks its own bounds is a fault of ours: told and tried again, never the end of the process.
+        problem = error instanceof Error ? error.message : String(error);
+        socket.terminate();
+      }
+    });
     socket.on('message', (data, isBinary) => {
       let message: HubMessage;
       try {

@@ -1,7 +1,7 @@
 // The JSON patch that adds the sidecar to a virt-launcher pod: one native sidecar (an init container with restartPolicy Always)
 // before nothing else changes; the pod's own `public` volume whole and its disk volumes read-only, a projected token for our
 // audience, the operator's CA. Idempotent: a pod that has it is left alone. Pure. The reasons for every field are in
-// docs/adr and in the issue's facts on KubeVirt (107:107, no probes, no sub-path, no integer CPU).
+// docs/adr/0005 and in the issue's facts on KubeVirt (107:107, no probes, no sub-path, no integer CPU).
 import type { V1Container, V1Pod, V1Volume } from '@kubernetes/client-node';
 import { TOKEN_AUDIENCE } from '../../control/limits.ts';
 import { controllingVmi, hasSidecar, SIDECAR_CONTAINER } from '../kubevirt/launcher-pod.ts';

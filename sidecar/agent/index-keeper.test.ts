@@ -5,6 +5,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { indexStatusSchema } from '../../control/messages.ts';
 import { IndexKeeper } from './index-keeper.ts';
 import { PodVolumes } from './pod-volumes.ts';
 
@@ -45,6 +46,8 @@ describe('IndexKeeper', () => {
     await expect.poll(() => keeper.status().ready).toBe(true);
     expect(keeper.status()).toMatchObject({ blocks: BLOCKS / 8, nasReadBytes: (BLOCKS / 8) * 4096 });
     expect(log).toEqual(['index sampled']);
+    // What HELLO and stats carry must be what the operator accepts.
+    expect(indexStatusSchema.parse(keeper.status())).toEqual(keeper.status());
   });
 
   it('does not sample while a migration is armed, and goes on afterwards', async () => {

@@ -55,7 +55,7 @@ export class IndexKeeper {
       bytes: this.#index?.stats.bytes ?? 0,
       ageSeconds: Math.round((performance.now() - this.#changedAtMs) / 1000),
       ready: this.#complete || this.#options.config.memoryBytes === 0,
-      ...(this.#buildSeconds === undefined ? {} : { buildSeconds: this.#buildSeconds }),
+      ...(this.#buildSeconds === undefined ? {} : { buildSeconds: Math.round(this.#buildSeconds) }),
       nasReadBytes: this.#nasReadBytes,
     };
   }

@@ -1,6 +1,6 @@
 // Decides for each page of a batch: reference to a block of a volume, or literal. A NAS that is at least as fast as the link
-// carries compressed pages gets every page it has, for link bytes are what is scarce. With a slower one both work side by
-// side, and a page goes to the pipe that finishes it sooner (docs/adr/0003).
+// gets every page it has, for link bytes are what is scarce, and the migration is still no slower than a plain one. With a
+// slower NAS both work side by side, and a page goes to the pipe that finishes it sooner (docs/adr/0003).
 
 import { LITERAL_PAGE } from '../link/batch-encoder.ts';
 import { PAGE_BYTES } from '../stream/page-sink.ts';
@@ -75,7 +75,7 @@ export class Planner {
     const linkRate = pipes.linkBytesPerSecond * Math.max(1, pipes.literalRatio);
     let linkSeconds = pipes.linkBytesPerSecond > 0 ? pipes.linkQueuedBytes / pipes.linkBytesPerSecond : 0;
     let nasSeconds = pipes.nasBytesPerSecond > 0 ? pipes.nasQueuedBytes / pipes.nasBytesPerSecond : 0;
-    const weigh = pipes.nasBytesPerSecond > 0 && pipes.nasBytesPerSecond < linkRate;
+    const weigh = pipes.nasBytesPerSecond > 0 && pipes.nasBytesPerSecond < pipes.linkBytesPerSecond;
     let expectedVolume = 0;
     let expectedBlock = 0;
     for (let i = 0; i < pageCount; i++) {

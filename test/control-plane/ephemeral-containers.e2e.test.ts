@@ -91,7 +91,7 @@ describe('an ephemeral container in a virt-launcher pod', () => {
     [
       'a sub-path of a volume',
       { volumeMounts: [{ name: 'public', mountPath: '/run/mp', subPath: 'migrationproxy' }] },
-      'subPath',
+      'volumeMounts[0].subPath',
     ],
     [
       'a volume that the pod does not have',
@@ -126,6 +126,17 @@ describe('an ephemeral container in a virt-launcher pod', () => {
       contentType: 'application/strategic-merge-patch+json',
     });
     expect(await refusal(changed)).toMatch(/^422 .*pod updates may not change fields/s);
+  });
+
+  it('is the only container that a pod which runs can get: a native sidecar is refused', async () => {
+    const { namespace, name } = (await launcher()).metadata ?? {};
+    const added = world.api.call('PATCH', pathOf(resources.pods, namespace, name), {
+      body: {
+        spec: { initContainers: [{ name: 'late', image: 'example.org/any', restartPolicy: 'Always' }] },
+      },
+      contentType: 'application/strategic-merge-patch+json',
+    });
+    expect(await refusal(added)).toMatch(/^422 .*may not add or remove containers/s);
   });
 
   it('cannot be changed or taken away again', async () => {
