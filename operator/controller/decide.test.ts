@@ -128,6 +128,34 @@ describe('starting', () => {
     expect(decide(snapshot())).toEqual(decision);
   });
 
+  it('waits for a sidecar that may be on its way to a new leader, and no longer', () => {
+    const away = { sourcePod: pod('pod-a', { connected: false, index: undefined, link: undefined }) };
+    const waiting = decide(snapshot({ ...away, reconnectUntilMs: nowMs + 1500 }));
+    expect(effectTypes(waiting)).toEqual([]);
+    expect(accelerated(waiting)).toBe('Unknown Preparing');
+    expect(waiting.requeueAfterMs).toBe(1500);
+    expect(accelerated(decide(snapshot({ ...away, reconnectUntilMs: nowMs })))).toBe('False HubUnreachable');
+    const none = { sourcePod: pod('pod-a', { connected: false, hasSidecar: false }) };
+    expect(accelerated(decide(snapshot({ ...none, reconnectUntilMs: nowMs + 1500 })))).toBe(
+      'False NoSidecar',
+    );
+  });
+
+  it.each([
+    ['ProtocolTooOld', { sourcePod: pod('pod-a', { link: { min: 200, max: 201 } }) }],
+    ['GainTooSmall', { sourcePod: pod('pod-a', { index: { ...exampleHello.index, blocks: 0 } }) }],
+    ['GainTooSmall', { lastQemuBytes: 1e15 }],
+  ] as [string, Partial<Snapshot>][])('goes plainly with %s; Required refuses', (reason, facts) => {
+    expect(accelerated(decide(snapshot(facts)))).toBe(`False ${reason}`);
+    const required = decide(snapshot({ ...facts, migration: nam({ acceleration: 'Required' }) }));
+    expect(required.status).toMatchObject({ phase: 'Failed', result: { reason } });
+  });
+
+  it('observes also what is not worth the while', () => {
+    const observed = { lastQemuBytes: 1e15, migration: nam({ acceleration: 'Observe' }) };
+    expect(accelerated(decide(snapshot(observed)))).toBe('False Observing');
+  });
+
   it('takes its finalizer first', () => {
     expect(effectTypes(decide(snapshot({ migration: nam({}, {}, { finalizers: [] }) })))).toEqual([
       'addFinalizer',

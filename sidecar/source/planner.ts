@@ -8,8 +8,8 @@ import { PAGE_BYTES } from '../stream/page-sink.ts';
 /** With a slow NAS, a literal must beat a reference by this factor before link bytes are spent on it. */
 const REFERENCE_PREFERENCE = 1.1;
 
-/** Queues shorter than this are noise: both pipes count as free. */
-const FREE_SECONDS = 0.02;
+/** With less than this waiting for the NAS its measured rate is that of few reads at a time, not what it can do: it counts as free. */
+const FREE_NAS_BYTES = 1024 * 1024;
 
 /** The part of the block index the planner asks; `place` is whatever lookup returned. */
 export interface BlockLookup {
@@ -74,7 +74,7 @@ export class Planner {
     plan.declined = 0;
     const linkRate = pipes.linkBytesPerSecond * Math.max(1, pipes.literalRatio);
     let linkSeconds = pipes.linkBytesPerSecond > 0 ? pipes.linkQueuedBytes / pipes.linkBytesPerSecond : 0;
-    let nasSeconds = pipes.nasBytesPerSecond > 0 ? pipes.nasQueuedBytes / pipes.nasBytesPerSecond : 0;
+    let nasBytes = pipes.nasQueuedBytes;
     const weigh = pipes.nasBytesPerSecond > 0 && pipes.nasBytesPerSecond < pipes.linkBytesPerSecond;
     let expectedVolume = 0;
     let expectedBlock = 0;
@@ -88,9 +88,9 @@ export class Planner {
         if (place >= 0 && this.#usable[this.#index.volume(place)] !== true) place = -1;
       }
       if (place >= 0 && weigh) {
-        const byNas = nasSeconds + PAGE_BYTES / pipes.nasBytesPerSecond;
+        const byNas = (nasBytes + PAGE_BYTES) / pipes.nasBytesPerSecond;
         const byLink = linkSeconds + PAGE_BYTES / linkRate;
-        if (byNas > FREE_SECONDS && byNas > byLink * REFERENCE_PREFERENCE) {
+        if (nasBytes > FREE_NAS_BYTES && byNas > byLink * REFERENCE_PREFERENCE) {
           plan.declined += 1;
           place = -1;
         }
@@ -99,7 +99,7 @@ export class Planner {
         if (linkRate > 0) linkSeconds += PAGE_BYTES / linkRate;
         continue;
       }
-      if (pipes.nasBytesPerSecond > 0) nasSeconds += PAGE_BYTES / pipes.nasBytesPerSecond;
+      nasBytes += PAGE_BYTES;
       expectedVolume = this.#index.volume(place);
       const block = this.#index.block(place);
       expectedBlock = block + 1;

@@ -78,12 +78,6 @@ const SILENT_OPENING_MS = 250;
 /** Bytes of main that are looked at before HELLO: enough for header, configuration and the commands before RAM. */
 const OPENING_BYTES = 64 * 1024;
 
-/**
- * The longest that a batch waits for the index to grow around its hits. The first batches wait for many reads, and the
- * ones after them find what those reads brought.
- */
-const INDEX_WAIT_MS = 2000;
-
 /** What may wait in the link's socket before no more is read from QEMU. */
 const LINK_BACKLOG_BYTES = 2 * 1024 * 1024;
 
@@ -559,7 +553,7 @@ export class SourceConnection implements PageSink {
     waiting.timer = setTimeout(() => {
       this.#migration.indexTooSlow();
       this.#stopWaiting();
-    }, INDEX_WAIT_MS);
+    }, this.#migration.indexWaitMs);
     void grown.then(() => {
       if (waiting.ready) return;
       this.#makeReady(waiting);

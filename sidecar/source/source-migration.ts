@@ -35,6 +35,12 @@ const BULK_BATCH_BYTES = 1024 * 1024;
 const BULK_FROM_QUEUE_MS = 200;
 const BULK_QUEUE_BYTES = 4 * 1024 * 1024;
 
+const INDEX_WAIT_SHARE = 0.15;
+const SHORTEST_INDEX_WAIT_MS = 100;
+const LONGEST_INDEX_WAIT_MS = 5000;
+/** While nothing is known of the link. */
+const INDEX_WAIT_UNKNOWN_MS = 1000;
+
 export type RawReason = Extract<
   Reason,
   'PostCopyAnnounced' | 'UnknownStream' | 'TlsInsideQemu' | 'LinkVersion'
@@ -210,6 +216,17 @@ export class SourceMigration {
   /** While much may be under way, batches are large and may wait; nearer to QEMU's decision every byte in hand is downtime. */
   get #inBulk(): boolean {
     return this.pace.queueMs >= BULK_FROM_QUEUE_MS;
+  }
+
+  /**
+   * The longest that a batch may wait for the index to grow around its hits, in milliseconds. The first batches wait for many
+   * reads, and those after them find what the reads brought; so it may be a part of what the rest would take as it is.
+   */
+  get indexWaitMs(): number {
+    const link = this.linkRate.bytesPerSecond;
+    if (link === 0) return INDEX_WAIT_UNKNOWN_MS;
+    const restMs = (this.pace.remainingBytes * 1000) / link;
+    return Math.min(LONGEST_INDEX_WAIT_MS, Math.max(SHORTEST_INDEX_WAIT_MS, restMs * INDEX_WAIT_SHARE));
   }
 
   /** The index did not grow in time around a batch's hits: no batch waits for it any more. */
