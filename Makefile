@@ -9,7 +9,7 @@ SETUP := hack/setup.sh
 # The machine's own Node may be too old: the one from the npm package comes first.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/local/go/bin
 
-.PHONY: help setup demo test test-lab test-e2e test-ship bench microbench check format clean
+.PHONY: help setup demo demo-lab test test-lab test-e2e test-ship bench microbench check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -17,9 +17,16 @@ help: ## list the targets
 setup: ## install everything that demo and test need
 	@$(SETUP) node lab control-plane
 
-demo: ## live-migrate a real VM twice, plainly and NAS-aware, and compare (GUEST=warm LINK=200 NAS=2000 CHANNELS=8)
+DEMO_OPTIONS = $(if $(GUEST),--guest $(GUEST)) $(if $(LINK),--link $(LINK)) $(if $(NAS),--nas $(NAS)) \
+	$(if $(CHANNELS),--channels $(CHANNELS)) $(if $(QEMU),--qemu $(QEMU))
+
+demo: ## live-migrate a real VM plainly and by kubectl apply, and compare (GUEST=warm LINK=200 NAS=2000 CHANNELS=8 QEMU=trixie)
+	@$(SETUP) node lab control-plane
+	@node test/cluster/demo.ts $(DEMO_OPTIONS)
+
+demo-lab: ## the same between two QEMUs alone, without Kubernetes and libvirt; same options, and INDEX=full
 	@$(SETUP) node lab
-	@node test/lab/demo.ts $(if $(GUEST),--guest $(GUEST)) $(if $(LINK),--link $(LINK)) $(if $(NAS),--nas $(NAS)) $(if $(CHANNELS),--channels $(CHANNELS)) $(if $(QEMU),--qemu $(QEMU))
+	@node test/lab/demo.ts $(DEMO_OPTIONS) $(if $(INDEX),--index $(INDEX))
 
 test: ## everything CI checks: check, property tests, smoke subsets of the lab and of end-to-end
 	@$(SETUP) node lab control-plane
