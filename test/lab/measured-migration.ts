@@ -111,9 +111,7 @@ async function measureIn(
       qmpSocketPath: node.file('qmp.sock'),
       serialLogPath: node.file('serial.log'),
     };
-    const start = incoming
-      ? ({ kind: 'incoming' } as const)
-      : ({ kind: 'state' } as const);
+    const start = incoming ? ({ kind: 'incoming' } as const) : ({ kind: 'state' } as const);
     return Qemu.start(node, guestOptions(state, place, start));
   };
   say(`starting the ${scenario.profile} guest from its saved state`);
