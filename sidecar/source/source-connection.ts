@@ -24,15 +24,12 @@ import {
   type FrameAt,
   HELLO_TIMEOUT_MS,
   INITIAL_CREDIT_BYTES,
-  LATE_AFTER_MS,
   MAX_BATCH_PAGES,
   MAX_HELD_RETURN_BYTES,
   type Mode,
   PAGE_BYTES,
-  PING_INTERVAL_MS,
   RESEND_TAG_MISMATCH,
   type ResendFrame,
-  SILENT_AFTER_MS,
 } from '../link/frame-types.ts';
 import { abortFrame, endFrame, helloFrame, pingFrame, pongFrame } from '../link/frame-writer.ts';
 import {
@@ -43,6 +40,7 @@ import {
   randomHello,
   verifyTargetHello,
 } from '../link/hello.ts';
+import { KeepAlive } from '../link/keep-alive.ts';
 import {
   LinkBadFrameError,
   LinkBadResendError,
@@ -122,9 +120,7 @@ export class SourceConnection implements PageSink {
   #paceTimer: NodeJS.Timeout | undefined;
   #idleTimer: NodeJS.Timeout | undefined;
   #bytesAtIdleTimer = 0;
-  #keepAliveTimer: NodeJS.Timeout | undefined;
-  #silentTicks = 0;
-  #late = false;
+  readonly #keepAlive: KeepAlive;
 
   #reader: FrameReader<'source'> | undefined;
   #encoder: BatchEncoder | undefined;
@@ -156,6 +152,11 @@ export class SourceConnection implements PageSink {
     this.ordinal = ordinal;
     this.#qemu = qemu;
     this.#batcher = new StreamBatcher(migration.pool);
+    this.#keepAlive = new KeepAlive({
+      ping: () => this.#guard(() => this.#writeLink([this.#pingAfter(0)])),
+      late: (silentMs) => migration.options.log('target sidecar late', { connection: ordinal, silentMs }),
+      silent: (silentMs) => this.fail(new LinkSilentError(silentMs, 'an answer to PING')),
+    });
     qemu.on('data', (bytes: Buffer) => this.#guard(() => this.#onQemuBytes(bytes)));
     qemu.on('end', () => this.#guard(() => this.#onQemuEnd()));
     qemu.on('error', (error) => this.#guard(() => this.#onQemuError(error)));
@@ -310,7 +311,7 @@ export class SourceConnection implements PageSink {
 
   #goFramed(): void {
     this.#state = 'framed';
-    this.#keepAliveTimer = setInterval(() => this.#guard(() => this.#keepAlive()), PING_INTERVAL_MS);
+    this.#keepAlive.start();
     const held = this.#opening;
     this.#opening = [];
     // The finder saw these bytes already; only what it announced was noted, so they are just collected here.
@@ -714,8 +715,7 @@ export class SourceConnection implements PageSink {
 
   #onLinkBytes(bytes: Buffer): void {
     if (this.#state === 'closed' || this.#state === 'raw') return;
-    this.#silentTicks = 0;
-    this.#late = false;
+    this.#keepAlive.heard();
     this.#guard(() => (this.#reader as FrameReader<'source'>).push(bytes));
   }
 
@@ -755,7 +755,7 @@ export class SourceConnection implements PageSink {
           );
         }
         this.#endAcknowledged = true;
-        clearInterval(this.#keepAliveTimer);
+        this.#keepAlive.stop();
         // The target closes first; a target that does not is closed on.
         setTimeout(() => this.#close(undefined), CLOSE_GRACE_MS).unref();
         return;
@@ -869,24 +869,6 @@ export class SourceConnection implements PageSink {
     }
   }
 
-  #keepAlive(): void {
-    // Counted in our own ticks: a process that was stopped for a minute must not take that for the peer's silence.
-    this.#silentTicks += 1;
-    const silentMs = this.#silentTicks * PING_INTERVAL_MS;
-    if (silentMs > SILENT_AFTER_MS) {
-      this.fail(new LinkSilentError(silentMs, 'an answer to PING'));
-      return;
-    }
-    if (silentMs > LATE_AFTER_MS && !this.#late) {
-      this.#late = true;
-      this.#migration.options.log('target sidecar late', {
-        connection: this.ordinal,
-        silentMs,
-      });
-    }
-    this.#writeLink([this.#pingAfter(0)]);
-  }
-
   #onLinkClose(error?: Error): void {
     if (this.#state === 'closed') return;
     if (this.#endAcknowledged) this.#close(undefined);
@@ -912,7 +894,7 @@ export class SourceConnection implements PageSink {
     this.#state = 'closed';
     clearTimeout(this.#paceTimer);
     clearTimeout(this.#idleTimer);
-    clearInterval(this.#keepAliveTimer);
+    this.#keepAlive.stop();
     this.#openingDecided('raw');
     if (this.#link !== undefined) endLingering(this.#link);
     if (error === undefined) this.#qemu.destroySoon();

@@ -27,14 +27,11 @@ import {
   type FrameAt,
   HELLO_TIMEOUT_MS,
   INITIAL_CREDIT_BYTES,
-  LATE_AFTER_MS,
   MAX_ATTEMPT,
   type PatchFrame,
-  PING_INTERVAL_MS,
   RESEND_NAS_DEADLINE,
   RESEND_NAS_ERROR,
   RESEND_TAG_MISMATCH,
-  SILENT_AFTER_MS,
 } from '../link/frame-types.ts';
 import {
   abortFrame,
@@ -57,6 +54,7 @@ import {
   randomHello,
   verifySourceHello,
 } from '../link/hello.ts';
+import { KeepAlive } from '../link/keep-alive.ts';
 import { LinkError, LinkPeerAbortError, LinkSilentError, LinkTagError } from '../link/link-errors.ts';
 import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
 import { digestPages } from '../link/page-digest.ts';
@@ -90,9 +88,7 @@ export class TargetConnection {
   #state: State = 'greeting';
   readonly #reader: FrameReader<'target'>;
   readonly #helloTimer: NodeJS.Timeout;
-  #keepAliveTimer: NodeJS.Timeout | undefined;
-  #silentTicks = 0;
-  #late = false;
+  readonly #keepAlive: KeepAlive;
 
   #decoder: BatchDecoder | undefined;
   readonly #patchDecoder = new PatchDecoder();
@@ -115,6 +111,11 @@ export class TargetConnection {
   constructor(migration: TargetMigration, link: Socket) {
     this.#migration = migration;
     this.#link = link;
+    this.#keepAlive = new KeepAlive({
+      ping: () => this.#guard(() => this.#write(pingFrame(Math.round(this.#migration.options.now() * 1000)))),
+      late: (silentMs) => migration.options.log('source sidecar late', { silentMs }),
+      silent: (silentMs) => this.fail(new LinkSilentError(silentMs, 'an answer to PING')),
+    });
     this.#reader = new FrameReader<'target'>({ onFrame: (frame) => this.#onFrame(frame) }, 'target');
     this.#helloTimer = setTimeout(
       () => this.fail(new LinkSilentError(HELLO_TIMEOUT_MS, 'HELLO')),
@@ -131,8 +132,7 @@ export class TargetConnection {
 
   #onLinkBytes(bytes: Buffer): void {
     if (this.#state === 'closed' || this.#state === 'raw') return;
-    this.#silentTicks = 0;
-    this.#late = false;
+    this.#keepAlive.heard();
     this.#migration.counters.linkBytes += bytes.length;
     if (this.#opening === undefined) this.#guard(() => this.#reader.push(bytes));
     else this.#onOpeningBytes(bytes);
@@ -245,7 +245,7 @@ export class TargetConnection {
 
   #goFramed(qemu: Socket): void {
     this.#state = 'framed';
-    this.#keepAliveTimer = setInterval(() => this.#guard(() => this.#keepAlive()), PING_INTERVAL_MS);
+    this.#keepAlive.start();
     qemu.on('data', (bytes: Buffer) => {
       for (const part of returnFrames(bytes)) this.#write(part);
     });
@@ -496,21 +496,6 @@ export class TargetConnection {
     if (!this.#link.destroyed && !this.#link.writableEnded) this.#link.write(bytes);
   }
 
-  #keepAlive(): void {
-    // Counted in our own ticks: a process that was stopped for a minute must not take that for the peer's silence.
-    this.#silentTicks += 1;
-    const silentMs = this.#silentTicks * PING_INTERVAL_MS;
-    if (silentMs > SILENT_AFTER_MS) {
-      this.fail(new LinkSilentError(silentMs, 'an answer to PING'));
-      return;
-    }
-    if (silentMs > LATE_AFTER_MS && !this.#late) {
-      this.#late = true;
-      this.#migration.options.log('source sidecar late', { silentMs });
-    }
-    this.#write(pingFrame(Math.round(this.#migration.options.now() * 1000)));
-  }
-
   #onLinkClose(): void {
     // A stranger, or a source that went before it greeted: no connection of this migration.
     if (this.#opening !== undefined) this.#close(undefined);
@@ -533,7 +518,7 @@ export class TargetConnection {
     if (this.#state === 'closed') return;
     this.#state = 'closed';
     clearTimeout(this.#helloTimer);
-    clearInterval(this.#keepAliveTimer);
+    this.#keepAlive.stop();
     endLingering(this.#link);
     if (error === undefined) this.#qemu?.destroySoon();
     else this.#qemu?.destroy();
