@@ -404,10 +404,14 @@ export class SourceConnection implements PageSink {
     this.#onQemuEnd();
   }
 
-  /** QEMU closed: everything held goes out, then END; before the end of RAM main's close is a failed migration. */
+  /**
+   * QEMU closed: everything held goes out, then END. A main channel that closes before the end of RAM and before the
+   * destination closed its own end is a failed migration; that must not hang on the page finder alone, which may have lost its way.
+   */
   #finish(): void {
     if (
       this.#isMain &&
+      !this.#returnEnded &&
       !this.#migration.ramEnded &&
       this.#migration.rawReason === undefined &&
       !this.#finder?.isOpaque
@@ -736,6 +740,7 @@ export class SourceConnection implements PageSink {
         this.#onReturn(frame.bytes);
         return;
       case FRAME_RETURN_END:
+        this.#returnEnded = true;
         this.#qemu.end();
         return;
       case FRAME_PING:
@@ -762,6 +767,8 @@ export class SourceConnection implements PageSink {
     }
   }
   #endAcknowledged = false;
+  /** The destination QEMU closed its end: on main it does so when it has loaded everything. */
+  #returnEnded = false;
 
   /** A PING to follow `linkBytes` that are about to be written: its PONG tells when they arrived. */
   #pingAfter(linkBytes: number): Buffer {
