@@ -10,7 +10,7 @@ const SEED = { hi: 8, lo: 9 };
 function setUp(blocks: number, options: { maxQueued?: number; bytesPerSecond?: number } = {}) {
   const volume = new MemoryVolume('a', patternBlocks(blocks));
   const index = BlockIndex.create({ volumes: [volume], seed: SEED, budgetBytes: 16 << 20 });
-  const grower = new IndexGrower({ index, volumes: [volume], maxInFlight: 4, ...options });
+  const grower = new IndexGrower({ index, volumes: [volume], maxInFlight: 4, extentBlocks: 32, ...options });
   const knows = (block: number) => {
     const hasher = new PageHasher(SEED);
     hasher.hash(volume.content, block * PAGE_BYTES);
@@ -115,6 +115,26 @@ describe('IndexGrower', () => {
     await grower.caughtUp();
     expect([0, 31, 100, 255].every(knows)).toBe(true);
     expect(grower.caughtUp()).toBeUndefined();
+  });
+
+  it('is not caught up while an extent is at hand that later ones have overtaken', async () => {
+    const { volume, grower, knows } = setUp(32 * 8);
+    const read = volume.read.bind(volume);
+    let letGo: () => void = () => {};
+    volume.read = (into, length, position, done) => {
+      if (position === 0) letGo = () => read(into, length, position, done);
+      else read(into, length, position, done);
+    };
+    for (let extent = 0; extent < 8; extent++) grower.grow(0, extent * 32);
+    let caughtUp = false;
+    const waiting = grower.caughtUp()?.then(() => {
+      caughtUp = true;
+    });
+    await expect.poll(() => knows(7 * 32)).toBe(true);
+    expect(caughtUp).toBe(false);
+    letGo();
+    await waiting;
+    expect(knows(0)).toBe(true);
   });
 
   it('lets nobody wait when it is closed', async () => {

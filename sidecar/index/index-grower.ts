@@ -31,8 +31,11 @@ export interface IndexGrowerStats {
   readonly extentsFailed: number;
 }
 
-/** 128 KiB: the guest's read-ahead window, so that much of a file is usually cached together. */
-const DEFAULT_EXTENT_BLOCKS = 32;
+/**
+ * 512 KiB. A guest reads ahead 128 KiB, so at least as much of a file is usually cached together; larger reads cost the NAS and us
+ * less, and on a disk whose files lie together they bring hardly more than is needed.
+ */
+const DEFAULT_EXTENT_BLOCKS = 128;
 const DEFAULT_MAX_QUEUED = 4096;
 const DEFAULT_IN_FLIGHT = 12;
 /** Late growth is worthless, and a NAS that slow has better things to do. */
@@ -56,7 +59,10 @@ export class IndexGrower {
   readonly #idleWaiters: (() => void)[] = [];
   /** Resolved when so many extents have been dealt with. */
   #catchUpWaiters: { readonly extents: number; readonly resolve: () => void }[] = [];
-  #extentsDone = 0;
+  /** Extents taken from the queue; they are numbered in that order. */
+  #extentsTaken = 0;
+  /** Numbers of those that a lane has at hand. */
+  readonly #atHand = new Set<number>();
   readonly #spare: Uint8Array[] = [];
   readonly #lanes: number;
   #lanesBusy = 0;
@@ -128,12 +134,12 @@ export class IndexGrower {
   }
 
   /**
-   * For a batch whose hits were just noted: resolves when about everything asked for until now is in the index (the lanes overtake
-   * each other by a few extents), or undefined when it is already.
+   * For a batch whose hits were just noted: resolves when everything asked for until now is in the index, or undefined when it is
+   * already.
    */
   caughtUp(): Promise<void> | undefined {
     const extents = this.#extentsQueued;
-    if (this.#extentsDone >= extents || this.#stop.signal.aborted) return undefined;
+    if (this.#extentsDone() >= extents || this.#stop.signal.aborted) return undefined;
     return new Promise((resolve) => this.#catchUpWaiters.push({ extents, resolve }));
   }
 
@@ -146,9 +152,15 @@ export class IndexGrower {
     for (const waiter of this.#catchUpWaiters.splice(0)) waiter.resolve();
   }
 
-  #extentDone(): void {
-    this.#extentsDone++;
-    while (this.#catchUpWaiters[0] !== undefined && this.#catchUpWaiters[0].extents <= this.#extentsDone) {
+  /** Every extent with a lower number is dealt with: lanes overtake each other, so the oldest at hand counts. */
+  #extentsDone(): number {
+    return this.#atHand.size === 0 ? this.#extentsTaken : Math.min(...this.#atHand);
+  }
+
+  #extentDone(number: number): void {
+    this.#atHand.delete(number);
+    const done = this.#extentsDone();
+    while (this.#catchUpWaiters[0] !== undefined && this.#catchUpWaiters[0].extents <= done) {
       this.#catchUpWaiters.shift()?.resolve();
     }
   }
@@ -165,7 +177,7 @@ export class IndexGrower {
       const outcome = await this.#reader.readBlocks([run], buffer);
       if (this.#stop.signal.aborted) break;
       this.#addBlocks(next.volume, block, outcome, buffer);
-      this.#extentDone();
+      this.#extentDone(next.number);
     }
     this.#spare.push(buffer);
     this.#lanesBusy--;
@@ -173,7 +185,7 @@ export class IndexGrower {
     for (const resolve of this.#idleWaiters.splice(0)) resolve();
   }
 
-  #next(): { volume: number; extent: number } | null {
+  #next(): { volume: number; extent: number; number: number } | null {
     for (;;) {
       const volume = this.#queue[this.#head];
       const extent = this.#queue[this.#head + 1];
@@ -183,8 +195,10 @@ export class IndexGrower {
         this.#queue.splice(0, this.#head);
         this.#head = 0;
       }
-      if (!this.#failed.has(volume)) return { volume, extent };
-      this.#extentDone();
+      const number = this.#extentsTaken++;
+      this.#atHand.add(number);
+      if (!this.#failed.has(volume)) return { volume, extent, number };
+      this.#extentDone(number);
     }
   }
 
