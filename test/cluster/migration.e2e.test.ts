@@ -18,6 +18,11 @@ const LINK_MBIT = 400;
 const NAS_MBIT = 4000;
 /** What headers of TCP, IP, Ethernet and TLS add to the sidecars' frames, at most. */
 const HEADERS = 1.06;
+/**
+ * On the interface, but not the sidecars': libvirt's own connection, ten TLS handshakes with client certificates, and TCP
+ * acknowledgements of the way back, which grow with the number of batches and not with their bytes.
+ */
+const NOT_THE_SIDECARS_BYTES = 1024 * 1024;
 const MIGRATION_TIMEOUT_MS = 120_000;
 
 let lab: LabCluster;
@@ -74,7 +79,7 @@ describe('a NasAwareMigration on two lab nodes', () => {
     expect(result?.pages?.reference).toBeGreaterThan(40_000);
     const onLink = after.migrationBytes - before.migrationBytes;
     expect(onLink).toBeGreaterThanOrEqual(result?.linkBytes ?? 0);
-    expect(onLink).toBeLessThanOrEqual((result?.linkBytes ?? 0) * HEADERS);
+    expect(onLink).toBeLessThanOrEqual((result?.linkBytes ?? 0) * HEADERS + NOT_THE_SIDECARS_BYTES);
     const read = (node = '') => (after.nas[node]?.readBytes ?? 0) - (before.nas[node]?.readBytes ?? 0);
     const fromNas = read(target?.node);
     expect(fromNas).toBeGreaterThanOrEqual(result?.nasBytes ?? 0);
