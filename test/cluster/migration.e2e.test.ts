@@ -22,7 +22,7 @@ const HEADERS = 1.06;
  * On the interface, but not the sidecars': libvirt's own connection, ten TLS handshakes with client certificates, and TCP
  * acknowledgements of the way back, which grow with the number of batches and not with their bytes.
  */
-const NOT_THE_SIDECARS_BYTES = 1024 * 1024;
+const NOT_THE_SIDECARS_BYTES = 2 * 1024 * 1024;
 const MIGRATION_TIMEOUT_MS = 120_000;
 
 let lab: LabCluster;
