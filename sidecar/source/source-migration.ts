@@ -12,7 +12,7 @@ import { PipeRate } from './pipe-rate.ts';
 import { ReferenceThrottle } from './reference-throttle.ts';
 import { SeenPages } from './seen-pages.ts';
 import { SourceConnection } from './source-connection.ts';
-import { AssemblyPool } from './stream-batcher.ts';
+import { AssemblyPool, BULK_BATCH_BYTES } from './stream-batcher.ts';
 
 /** Stream bytes under way over all connections in bulk; with assembly buffers and sockets well below 256 MiB. */
 const BULK_WINDOW_BYTES = 64 * 1024 * 1024;
@@ -30,7 +30,6 @@ const MIN_WINDOW_BYTES = 512 * 1024;
 /** Batches while QEMU may decide: small, so that no byte waits long behind others. */
 const DECISION_BATCH_BYTES = 128 * 1024;
 
-const BULK_BATCH_BYTES = 1024 * 1024;
 /** With less than this under way, a batch of a MiB from every connection would be most of it. */
 const BULK_FROM_QUEUE_MS = 200;
 const BULK_QUEUE_BYTES = 4 * 1024 * 1024;
