@@ -98,6 +98,55 @@ describe('source and target pipelines', () => {
     expect(before - index.count).toBeLessThanOrEqual(rewritten.length);
   });
 
+  it.each([0, 3])(
+    'a sampled index grows by what the target reads anyway (%i multifd channels)',
+    async (channels) => {
+      const { volume, streams, writes } = guestAndVolume(channels, 6);
+      const { index, pageHasher } = indexOf([volume], 8);
+      const outcome = await runPipeline({
+        streams,
+        writes,
+        volumes: [volume],
+        index,
+        pageHasher,
+        growing: true,
+        answer: SHUT,
+      });
+      expectSameBytes(outcome, streams);
+      expect(outcome.source.counters.referencePages).toBeGreaterThan(900);
+      expect(outcome.source.counters.resentBatches).toBe(0);
+      // All the reads are the target's, and a batch finds what was read for the index.
+      expect(outcome.target.counters.grownBlocks).toBeGreaterThan(0.8 * BLOCKS);
+      expect(outcome.target.extents.blocksReused).toBeGreaterThan(0.6 * outcome.target.counters.grownBlocks);
+    },
+  );
+
+  it('a target that answers with wrong hashes costs resends, never a wrong byte', async () => {
+    const { volume, streams, writes } = guestAndVolume(0, 6);
+    const { index, pageHasher } = indexOf([volume], 8);
+    const outcome = await runPipeline({
+      streams,
+      writes,
+      volumes: [volume],
+      index,
+      pageHasher,
+      growing: true,
+      answer: SHUT,
+      prepare: (_source, target) => {
+        // The hashes of other blocks than those that were asked for.
+        const fetch = target.extents.fetch.bind(target.extents);
+        target.extents.fetch = async (number, block, count) => {
+          const bytes = await fetch(number, block, count);
+          return bytes === undefined
+            ? bytes
+            : Buffer.concat([bytes.subarray(PAGE_BYTES), bytes.subarray(0, PAGE_BYTES)]);
+        };
+      },
+    });
+    expectSameBytes(outcome, streams);
+    expect(outcome.source.counters.resentPages).toBeGreaterThan(0);
+  });
+
   it('an index that is wrong everywhere stops being asked', async () => {
     const { volume, streams, writes } = guestAndVolume(2, 3);
     const { index, pageHasher } = indexOf([volume]);

@@ -5,10 +5,9 @@
 //
 // Standard output carries one JSON object a line: {"event": "index"|"ready"|"progress"|"result", …}; logs go to standard error.
 
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { pino } from 'pino';
-import { z } from 'zod';
 import { dialUnix } from './dial.ts';
 import { BlockIndex } from './index/block-index.ts';
 import { type BuildProgress, buildFull, buildSample } from './index/index-builder.ts';
@@ -17,66 +16,19 @@ import { IndexGrower } from './index/index-grower.ts';
 import { PageHasher, randomSeed } from './index/page-hash.ts';
 import { BlockReader } from './nas/block-reader.ts';
 import { openVolume, type Volume } from './nas/volume.ts';
+import { RemoteBlockHashes } from './source/remote-block-hashes.ts';
 import { SourceMigration } from './source/source-migration.ts';
+import {
+  readSessionKey,
+  readStandaloneConfig,
+  type StandaloneConfig,
+  StandaloneConfigError,
+} from './standalone-config.ts';
 import { TargetMigration } from './target/target-migration.ts';
 
 /** How long the other end of the socket may take to listen. */
 const DIAL_WAIT_MS = 5000;
 const PROGRESS_MS = 250;
-
-const Config = z.object({
-  role: z.enum(['source', 'target']),
-  /** Unix socket to take connections on. */
-  listen: z.string().min(1),
-  /** Unix socket they are passed on to. */
-  dial: z.string().min(1),
-  migrationId: z.uuid(),
-  /** File with the session key: 64 hexadecimal digits. */
-  sessionKeyFile: z.string().min(1),
-  volumes: z.array(z.object({ name: z.string().min(1), path: z.string().min(1) })).max(64),
-  downtimeLimitMs: z.int().min(1).max(2_000_000).default(900),
-  linkBytesPerSecond: z.int().min(0).default(0),
-  pace: z.boolean().default(true),
-  zstd: z.boolean().default(true),
-  nasDeadlineMs: z.int().min(1).default(2000),
-  index: z
-    .object({
-      /** `load` takes `file`; `none` sends no references (source) or inherits nothing (target). */
-      kind: z.enum(['full', 'sampled', 'load', 'inherit', 'none']),
-      oneIn: z.int().min(1).max(1024).default(8),
-      bytesPerSecond: z.int().min(0).default(0),
-      budgetBytes: z
-        .int()
-        .min(4096)
-        .default(512 * 1024 * 1024),
-      /** Read with `load`; written by `full`, `sampled` and `inherit` when given. */
-      file: z.string().optional(),
-    })
-    .default({ kind: 'none', oneIn: 8, bytesPerSecond: 0, budgetBytes: 512 * 1024 * 1024 }),
-  reportFile: z.string().optional(),
-});
-type Config = z.infer<typeof Config>;
-
-class ConfigError extends Error {
-  readonly code = 'NASMIG_CONFIG';
-}
-
-function readConfig(path: string | undefined): Config {
-  if (path === undefined) throw new ConfigError('usage: node sidecar/standalone.ts CONFIG.json');
-  const parsed = Config.safeParse(JSON.parse(readFileSync(path, 'utf8')));
-  if (!parsed.success) throw new ConfigError(`${path}: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
-}
-
-function readSessionKey(path: string): Buffer {
-  const text = readFileSync(path, 'utf8').trim();
-  if (!/^[0-9a-f]{64}$/i.test(text)) {
-    throw new ConfigError(
-      `${path}: a session key is 64 hexadecimal digits, this file has ${text.length} characters`,
-    );
-  }
-  return Buffer.from(text, 'hex');
-}
 
 const log = pino(
   { base: null, level: process.env['LOG_LEVEL'] ?? 'info' },
@@ -96,13 +48,13 @@ interface IndexFacts {
 }
 
 async function prepareIndex(
-  config: Config,
+  config: StandaloneConfig,
   volumes: readonly Volume[],
 ): Promise<{ index: BlockIndex; facts: IndexFacts }> {
   const identities = volumes.map((volume) => ({ name: volume.name, sizeBytes: volume.sizeBytes }));
   const { kind, oneIn, bytesPerSecond, budgetBytes, file } = config.index;
   if (kind === 'load') {
-    if (file === undefined) throw new ConfigError('index.kind "load" needs index.file');
+    if (file === undefined) throw new StandaloneConfigError('index.kind "load" needs index.file');
     const loaded = await loadIndex(file, { volumes: identities, budgetBytes });
     const { provenance, index } = loaded;
     const ageSeconds = (Date.now() - provenance.completedAtMs) / 1000;
@@ -135,7 +87,7 @@ async function prepareIndex(
 }
 
 async function main(): Promise<void> {
-  const config = readConfig(process.argv[2]);
+  const config = readStandaloneConfig(process.argv[2]);
   const sessionKey = readSessionKey(config.sessionKeyFile);
   const volumes = await Promise.all(
     config.volumes.map((volume) => openVolume(volume, (line) => log.info(line))),
@@ -153,9 +105,15 @@ async function main(): Promise<void> {
     now,
   };
   const reader = new BlockReader({ volumes, deadlineMs: config.nasDeadlineMs });
+  const remoteHashes = new RemoteBlockHashes(index.seed);
   const grower =
     config.role === 'source' && config.index.kind === 'sampled'
-      ? new IndexGrower({ index, volumes, bytesPerSecond: config.index.bytesPerSecond })
+      ? new IndexGrower({
+          index,
+          volumes,
+          hashes: remoteHashes,
+          bytesPerSecond: config.index.bytesPerSecond,
+        })
       : undefined;
   const migration =
     config.role === 'source'
@@ -163,7 +121,7 @@ async function main(): Promise<void> {
           ...shared,
           index,
           pageHasher,
-          ...(grower === undefined ? {} : { grower }),
+          ...(grower === undefined ? {} : { grower, remoteHashes }),
           downtimeLimitMs: config.downtimeLimitMs,
           linkBytesPerSecond: config.linkBytesPerSecond,
           paceEnabled: config.pace,

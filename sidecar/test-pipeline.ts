@@ -9,9 +9,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { dialUnix } from './dial.ts';
 import { BlockIndex } from './index/block-index.ts';
+import { IndexGrower } from './index/index-grower.ts';
 import { PageHasher, randomSeed } from './index/page-hash.ts';
 import { BlockReader } from './nas/block-reader.ts';
 import type { BlockVolume, ReadDone } from './nas/volume.ts';
+import { RemoteBlockHashes } from './source/remote-block-hashes.ts';
 import { SourceMigration } from './source/source-migration.ts';
 import { PAGE_BYTES } from './stream/page-sink.ts';
 import { TargetMigration } from './target/target-migration.ts';
@@ -56,12 +58,16 @@ export class MemoryVolume implements BlockVolume {
 }
 
 /** An index of all blocks of the volumes. */
-export function indexOf(volumes: readonly MemoryVolume[]): { index: BlockIndex; pageHasher: PageHasher } {
+/** The index of every block of the volumes, or of one in `oneIn`. */
+export function indexOf(
+  volumes: readonly MemoryVolume[],
+  oneIn = 1,
+): { index: BlockIndex; pageHasher: PageHasher } {
   const identities = volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes }));
   const index = BlockIndex.create({ volumes: identities, seed: randomSeed(), budgetBytes: 16 * 1024 * 1024 });
   const pageHasher = new PageHasher(index.seed);
   volumes.forEach((volume, number) => {
-    for (let block = 0; block < volume.blockCount; block++) {
+    for (let block = 0; block < volume.blockCount; block += oneIn) {
       pageHasher.hash(volume.content, block * PAGE_BYTES);
       index.add(number, block, pageHasher.hi, pageHasher.lo);
     }
@@ -93,6 +99,8 @@ export interface PipelineOptions {
   /** The source QEMU closes as soon as it wrote everything, as one that is cancelled does. */
   readonly closeAfterWriting?: boolean;
   readonly timeoutMs?: number;
+  /** The source asks the target for what lies around its hits. */
+  readonly growing?: boolean;
 }
 
 export interface PipelineOutcome {
@@ -133,10 +141,13 @@ export async function runPipeline(options: PipelineOptions): Promise<PipelineOut
     log: (event: string, values: Readonly<Record<string, unknown>>) =>
       void log.push(`${event} ${JSON.stringify(values)}`),
   };
+  const remoteHashes = new RemoteBlockHashes(options.index.seed);
+  const grower = new IndexGrower({ index: options.index, volumes: options.volumes, hashes: remoteHashes });
   const source = new SourceMigration({
     ...shared,
     sessionKey,
     index: options.index,
+    ...(options.growing === true ? { grower, remoteHashes } : {}),
     pageHasher: options.pageHasher,
     downtimeLimitMs: 300,
     linkBytesPerSecond: 0,

@@ -7,6 +7,7 @@ import type { BlockIndex } from '../index/block-index.ts';
 import { IndexGrower } from '../index/index-grower.ts';
 import { PageHasher } from '../index/page-hash.ts';
 import type { Volume } from '../nas/volume.ts';
+import { RemoteBlockHashes } from '../source/remote-block-hashes.ts';
 import { SourceMigration } from '../source/source-migration.ts';
 import { allowedVolumes } from './allowed-volumes.ts';
 import { CountedVolume } from './counted-volume.ts';
@@ -29,10 +30,11 @@ export class SourcePipeline implements MigrationPipeline {
   ) {
     this.#closed = closed;
     this.#volumes = volumes.map((volume) => new CountedVolume(volume));
+    const remoteHashes = new RemoteBlockHashes(index.seed);
     this.#grower = new IndexGrower({
       index,
       volumes: this.#volumes,
-      bytesPerSecond: options.nasReadBytesPerSecond ?? 0,
+      hashes: remoteHashes,
     });
     this.#migration = new SourceMigration({
       migrationId: options.migrationUid,
@@ -41,6 +43,7 @@ export class SourcePipeline implements MigrationPipeline {
       index,
       pageHasher: new PageHasher(index.seed),
       grower: this.#grower,
+      remoteHashes,
       downtimeLimitMs: options.downtimeLimitMs,
       linkBytesPerSecond: options.linkBytesPerSecond ?? 0,
       paceEnabled: true,

@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { MemoryVolume, patternBlocks } from '../nas/memory-volume.ts';
+import { LocalBlockHashes } from './block-hashes.ts';
 import { BlockIndex } from './block-index.ts';
 import { IndexGrower } from './index-grower.ts';
 import { PAGE_BYTES, PageHasher } from './page-hash.ts';
@@ -10,7 +11,15 @@ const SEED = { hi: 8, lo: 9 };
 function setUp(blocks: number, options: { maxQueued?: number; bytesPerSecond?: number } = {}) {
   const volume = new MemoryVolume('a', patternBlocks(blocks));
   const index = BlockIndex.create({ volumes: [volume], seed: SEED, budgetBytes: 16 << 20 });
-  const grower = new IndexGrower({ index, volumes: [volume], maxInFlight: 4, extentBlocks: 32, ...options });
+  const hashes = new LocalBlockHashes({ volumes: [volume], seed: SEED, maxBlocks: 32, maxInFlight: 4 });
+  const grower = new IndexGrower({
+    index,
+    volumes: [volume],
+    hashes,
+    maxInFlight: 4,
+    extentBlocks: 32,
+    ...options,
+  });
   const knows = (block: number) => {
     const hasher = new PageHasher(SEED);
     hasher.hash(volume.content, block * PAGE_BYTES);

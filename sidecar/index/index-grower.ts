@@ -1,16 +1,16 @@
 // Grows a sampled index where it was right: a page that equals a sampled block most likely belongs to a file whose other pages are in the
-// guest's cache too, so the blocks around it are read and indexed while the migration goes on. Within a read budget and a bounded
-// queue, every stretch at most once, and counted apart from the sampling.
-import { BlockReader, type ReadOutcome } from '../nas/block-reader.ts';
+// guest's cache too, so the blocks around it are indexed while the migration goes on. Within a read budget and a bounded queue, every
+// stretch at most once. The hashes come from the target, which needs the same blocks anyway, or are read here (block-hashes.ts).
 import { ReadBudget } from '../nas/read-budget.ts';
-import { BLOCK_BYTES, type BlockVolume } from '../nas/volume.ts';
+import { BLOCK_BYTES } from '../nas/volume.ts';
+import type { BlockHashes, BlockHashSource } from './block-hashes.ts';
 import { ADDED, type BlockIndex } from './block-index.ts';
-import { PageHasher } from './page-hash.ts';
 
 export interface IndexGrowerOptions {
   readonly index: BlockIndex;
   /** The volumes of the index, in its order. */
-  readonly volumes: readonly BlockVolume[];
+  readonly volumes: readonly { readonly blockCount: number }[];
+  readonly hashes: BlockHashSource;
   /** Most bytes a second to read; 0, the default, for no limit. */
   readonly bytesPerSecond?: number;
   /** Blocks read around a hit, aligned to this number. */
@@ -21,6 +21,7 @@ export interface IndexGrowerOptions {
 }
 
 export interface IndexGrowerStats {
+  /** Read on this side. */
   readonly bytesRead: number;
   readonly reads: number;
   readonly blocksAdded: number;
@@ -35,18 +36,15 @@ export interface IndexGrowerStats {
  * 512 KiB. A guest reads ahead 128 KiB, so at least as much of a file is usually cached together; larger reads cost the NAS and us
  * less, and on a disk whose files lie together they bring hardly more than is needed.
  */
-const DEFAULT_EXTENT_BLOCKS = 128;
+export const EXTENT_BLOCKS = 128;
 const DEFAULT_MAX_QUEUED = 4096;
-const DEFAULT_IN_FLIGHT = 12;
-/** Late growth is worthless, and a NAS that slow has better things to do. */
-const READ_DEADLINE_MS = 5000;
+export const GROWTH_IN_FLIGHT = 12;
 
 export class IndexGrower {
   readonly #index: BlockIndex;
-  readonly #volumes: readonly BlockVolume[];
-  readonly #reader: BlockReader;
+  readonly #volumes: readonly { readonly blockCount: number }[];
+  readonly #hashes: BlockHashSource;
   readonly #budget: ReadBudget;
-  readonly #hasher: PageHasher;
   readonly #extentBlocks: number;
   readonly #maxQueued: number;
   /** One bit an extent, by volume: read, or waiting to be. */
@@ -63,7 +61,6 @@ export class IndexGrower {
   #extentsTaken = 0;
   /** Numbers of those that a lane has at hand. */
   readonly #atHand = new Set<number>();
-  readonly #spare: Uint8Array[] = [];
   readonly #lanes: number;
   #lanesBusy = 0;
   #blocksAdded = 0;
@@ -74,27 +71,18 @@ export class IndexGrower {
   constructor(options: IndexGrowerOptions) {
     this.#index = options.index;
     this.#volumes = options.volumes;
-    this.#extentBlocks = options.extentBlocks ?? DEFAULT_EXTENT_BLOCKS;
+    this.#hashes = options.hashes;
+    this.#extentBlocks = options.extentBlocks ?? EXTENT_BLOCKS;
     this.#maxQueued = options.maxQueued ?? DEFAULT_MAX_QUEUED;
-    this.#lanes = options.maxInFlight ?? DEFAULT_IN_FLIGHT;
-    const extentBytes = this.#extentBlocks * BLOCK_BYTES;
-    this.#reader = new BlockReader({
-      volumes: options.volumes,
-      maxInFlight: this.#lanes,
-      gapBlocks: 0,
-      maxReadBytes: extentBytes,
-      deadlineMs: READ_DEADLINE_MS,
-    });
+    this.#lanes = options.maxInFlight ?? GROWTH_IN_FLIGHT;
     this.#budget = new ReadBudget(options.bytesPerSecond ?? 0);
-    this.#hasher = new PageHasher(options.index.seed);
     this.#seen = options.volumes.map(
       (volume) => new Uint8Array(Math.ceil(volume.blockCount / this.#extentBlocks / 8)),
     );
-    for (let i = 0; i < this.#lanes; i++) this.#spare.push(new Uint8Array(extentBytes));
   }
 
   get stats(): IndexGrowerStats {
-    const { bytesRead, reads } = this.#reader.stats;
+    const { bytesRead, reads } = this.#hashes.stats;
     return {
       bytesRead,
       reads,
@@ -148,7 +136,7 @@ export class IndexGrower {
     this.#stop.abort();
     this.#queue = [];
     this.#head = 0;
-    this.#reader.close();
+    this.#hashes.close();
     for (const waiter of this.#catchUpWaiters.splice(0)) waiter.resolve();
   }
 
@@ -166,20 +154,17 @@ export class IndexGrower {
   }
 
   async #lane(): Promise<void> {
-    const buffer = this.#spare.pop() as Uint8Array;
     for (let next = this.#next(); next !== null; next = this.#next()) {
       const blocks = this.#volumes[next.volume]?.blockCount ?? 0;
       const block = next.extent * this.#extentBlocks;
       const count = Math.min(this.#extentBlocks, blocks - block);
       await this.#budget.take(count * BLOCK_BYTES, this.#stop.signal);
       if (this.#stop.signal.aborted) break;
-      const run = { volume: next.volume, block, count, offset: 0, stride: BLOCK_BYTES };
-      const outcome = await this.#reader.readBlocks([run], buffer);
+      const hashes = await this.#hashes.hashBlocks(next.volume, block, count);
       if (this.#stop.signal.aborted) break;
-      this.#addBlocks(next.volume, block, outcome, buffer);
+      this.#addBlocks(next.volume, block, hashes);
       this.#extentDone(next.number);
     }
-    this.#spare.push(buffer);
     this.#lanesBusy--;
     if (this.#lanesBusy > 0) return;
     for (const resolve of this.#idleWaiters.splice(0)) resolve();
@@ -202,16 +187,15 @@ export class IndexGrower {
     }
   }
 
-  #addBlocks(volume: number, block: number, outcome: ReadOutcome, buffer: Uint8Array): void {
-    if (outcome.failure !== null) {
+  #addBlocks(volume: number, block: number, hashes: BlockHashes | undefined): void {
+    if (hashes === undefined) {
       this.#failed.add(volume);
       this.#extentsFailed++;
       return;
     }
-    const hasher = this.#hasher;
-    for (let i = 0; i < outcome.pages; i++) {
-      hasher.hash(buffer, i * BLOCK_BYTES);
-      if (this.#index.add(volume, block + i, hasher.hi, hasher.lo) === ADDED) this.#blocksAdded++;
+    for (let i = 0; i < hashes.count; i++) {
+      const added = this.#index.add(volume, block + i, hashes.hi[i] as number, hashes.lo[i] as number);
+      if (added === ADDED) this.#blocksAdded++;
     }
   }
 }

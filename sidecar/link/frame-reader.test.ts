@@ -18,6 +18,8 @@ import {
   ackFrame,
   endAckFrame,
   endFrame,
+  growFrame,
+  grownFrame,
   helloFrame,
   pingFrame,
   resendFrame,
@@ -54,6 +56,8 @@ function batch(number: number, pages = 1): Buffer {
   return Buffer.concat(encoder.encode(plan).parts);
 }
 
+const grow = () => growFrame({ volume: 0, firstBlock: 0, blockCount: 3, seed: { hi: 1, lo: 2 } });
+const grown = () => Buffer.concat(grownFrame({ volume: 0, firstBlock: 0, hashes: Buffer.alloc(8) }));
 const ack = (deliveredBatches: number, creditLimit: number) =>
   ackFrame({ deliveredBatches, creditLimit, nasBytesPerSecond: 0, nasP99Micros: 0 });
 const resend = (missing: number, digests = Buffer.alloc(8)) =>
@@ -170,6 +174,11 @@ describe('a reader refuses', () => {
       'NASMIG_LINK_BAD_FRAME',
       [sourceHello, batch(0), altered(patch(0), 20, '00000fff')],
     ],
+    ['a GROW of no blocks', 'NASMIG_LINK_BAD_FRAME', [sourceHello, altered(grow(), 10, '0000')]],
+    ['a GROW of 257 blocks', 'NASMIG_LINK_BAD_FRAME', [sourceHello, altered(grow(), 10, '0101')]],
+    ['a GROW past block 2^32', 'NASMIG_LINK_BAD_FRAME', [sourceHello, altered(grow(), 12, 'fffffffe')]],
+    ['a GROW with reserved bytes', 'NASMIG_LINK_BAD_FRAME', [sourceHello, altered(grow(), 9, '01')]],
+    ['a GROWN', 'NASMIG_LINK_DIRECTION', [sourceHello, grown()]],
     [
       'an ABORT whose text is cut',
       'NASMIG_LINK_BAD_FRAME',
@@ -199,6 +208,14 @@ describe('a reader refuses', () => {
       [targetHello, returnEndFrame(), ...returnFrames(Buffer.of(1)).map((part) => Buffer.from(part))],
     ],
     ['a second RETURN_END', 'NASMIG_LINK_FRAME_ORDER', [targetHello, returnEndFrame(), returnEndFrame()]],
+    ['a GROWN of other blocks', 'NASMIG_LINK_BAD_FRAME', [targetHello, altered(grown(), 10, '0002')]],
+    ['a GROWN with reserved bytes', 'NASMIG_LINK_BAD_FRAME', [targetHello, altered(grown(), 9, '01')]],
+    ['a GROW', 'NASMIG_LINK_DIRECTION', [targetHello, grow()]],
+    [
+      'a GROWN that is too long',
+      'NASMIG_LINK_FRAME_TOO_LARGE',
+      [targetHello, Buffer.from('0e00000000000809', 'hex')],
+    ],
     ['a RESEND attempt 3', 'NASMIG_LINK_BAD_FRAME', [targetHello, altered(resend(0), 12, '03')]],
     ['a RESEND for no known reason', 'NASMIG_LINK_BAD_FRAME', [targetHello, altered(resend(0), 13, '03')]],
     ['a RESEND with reserved bytes', 'NASMIG_LINK_BAD_FRAME', [targetHello, altered(resend(0), 15, '01')]],

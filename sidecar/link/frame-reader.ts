@@ -15,6 +15,8 @@ import {
   FRAME_BATCH,
   FRAME_END,
   FRAME_END_ACK,
+  FRAME_GROW,
+  FRAME_GROWN,
   FRAME_HEADER_BYTES,
   FRAME_HELLO,
   FRAME_PATCH,
@@ -26,11 +28,14 @@ import {
   type Frame,
   type FrameAt,
   frameName,
+  GROW_BYTES,
+  GROWN_FIXED_BYTES,
   HELLO_FIXED_BYTES,
   MAX_ABORT_TEXT_BYTES,
   MAX_ATTEMPT,
   MAX_BATCH_PAGES,
   MAX_FRAME_BODY_BYTES,
+  MAX_GROW_BLOCKS,
   MAX_HELLO_BODY_BYTES,
   MAX_OPS_BYTES_PER_PAGE,
   MAX_POSITION_BYTES_PER_PAGE,
@@ -111,6 +116,13 @@ const RULES: readonly (FrameRule | undefined)[] = (() => {
   rules[FRAME_END] = fixed('source', 12);
   rules[FRAME_END_ACK] = fixed('target', 8);
   rules[FRAME_RETURN_END] = fixed('target', 0);
+  rules[FRAME_GROW] = fixed('source', GROW_BYTES);
+  rules[FRAME_GROWN] = {
+    from: 'target',
+    flags: 0,
+    minBytes: GROWN_FIXED_BYTES,
+    maxBytes: GROWN_FIXED_BYTES + MAX_GROW_BLOCKS * 8,
+  };
   return rules;
 })();
 
@@ -392,6 +404,10 @@ export class FrameReader<R extends Role> {
       case FRAME_RETURN_END:
         this.#returnEnded = true;
         return { type: FRAME_RETURN_END };
+      case FRAME_GROW:
+        return readGrow(body);
+      case FRAME_GROWN:
+        return readGrown(body);
       default:
         throw new LinkBadFrameError(frameName(this.#type), 'there is no such frame');
     }
@@ -546,6 +562,29 @@ function readPatch(body: Buffer, flags: number): PatchFrame {
     literalStored: body.subarray(literalsAt, tagAt),
     tag: body.subarray(tagAt),
   };
+}
+
+function readGrow(body: Buffer): Frame {
+  const volume = body.readUInt8(0);
+  const blockCount = body.readUInt16BE(2);
+  const firstBlock = body.readUInt32BE(4);
+  if (body.readUInt8(1) !== 0) throw new LinkBadFrameError('GROW', 'reserved bytes are not zero');
+  if (blockCount < 1 || blockCount > MAX_GROW_BLOCKS || firstBlock + blockCount > 2 ** 32) {
+    throw new LinkBadFrameError('GROW', `${blockCount} blocks from ${firstBlock} on`);
+  }
+  const seed = { hi: body.readInt32BE(8), lo: body.readInt32BE(12) };
+  return { type: FRAME_GROW, volume, firstBlock, blockCount, seed };
+}
+
+function readGrown(body: Buffer): Frame {
+  const volume = body.readUInt8(0);
+  const blockCount = body.readUInt16BE(2);
+  const firstBlock = body.readUInt32BE(4);
+  if (body.readUInt8(1) !== 0) throw new LinkBadFrameError('GROWN', 'reserved bytes are not zero');
+  const hashes = body.subarray(GROWN_FIXED_BYTES);
+  if (hashes.length !== blockCount * 8)
+    throw new LinkBadFrameError('GROWN', `${hashes.length} bytes of hashes for ${blockCount} blocks`);
+  return { type: FRAME_GROWN, volume, firstBlock, hashes };
 }
 
 function readAbort(body: Buffer): Frame {

@@ -1,6 +1,7 @@
 // What travels between the two sidecars of a migration: frame types, limits, times, abort codes, and the shape of each
 // frame once read. The byte layout is in docs/link-protocol.md; every number here has its row there.
 // All integers on the wire are big-endian. Views in frames are valid only while the sink is being called.
+import type { HashSeed } from '../index/page-hash.ts';
 import type { Hello } from './hello.ts';
 
 /** A page of guest memory, and a block of a volume. */
@@ -21,6 +22,8 @@ export const FRAME_ABORT = 9;
 export const FRAME_END = 10;
 export const FRAME_END_ACK = 11;
 export const FRAME_RETURN_END = 12;
+export const FRAME_GROW = 13;
+export const FRAME_GROWN = 14;
 
 /** BATCH: operations and skeleton are one zstd frame. */
 export const FLAG_META_ZSTD = 0x01;
@@ -69,6 +72,14 @@ export const HELLO_FIXED_BYTES = 60;
 /** Longest HELLO body: fixed fields, every volume with the longest name, proof. */
 export const MAX_HELLO_BODY_BYTES =
   HELLO_FIXED_BYTES + MAX_VOLUMES * (8 + 1 + MAX_VOLUME_NAME_BYTES) + PROOF_BYTES;
+/** Fixed fields of a GROW body: all of it. */
+export const GROW_BYTES = 16;
+/** Fixed fields of a GROWN body, before its hashes. */
+export const GROWN_FIXED_BYTES = 8;
+/** Blocks of one GROW: 1 MiB of a volume. */
+export const MAX_GROW_BLOCKS = 256;
+/** GROWs of one connection that were not answered yet; what the target reads for them is bounded by it. */
+export const MAX_OPEN_GROWS = 32;
 /** Longest positions field of a PATCH: a gap below 512 is at most two varint bytes. */
 export const MAX_POSITION_BYTES_PER_PAGE = 2;
 
@@ -221,15 +232,39 @@ export interface ReturnEndFrame {
   readonly type: typeof FRAME_RETURN_END;
 }
 
+/** The source wants to know what lies around a block that a guest page equals. */
+export interface GrowFields {
+  /** Position in the agreed list of volumes. */
+  readonly volume: number;
+  readonly firstBlock: number;
+  readonly blockCount: number;
+  /** Seed of the source's index, as two signed 32-bit halves. */
+  readonly seed: HashSeed;
+}
+export interface GrowFrame extends GrowFields {
+  readonly type: typeof FRAME_GROW;
+}
+
+export interface GrownFields {
+  readonly volume: number;
+  readonly firstBlock: number;
+  /** Eight bytes a block: its XXH64 with the seed of the GROW. Empty when the target could not read the blocks. */
+  readonly hashes: Uint8Array;
+}
+export interface GrownFrame extends GrownFields {
+  readonly type: typeof FRAME_GROWN;
+}
+
 type FrameFromEither = HelloFrame | PingFrame | PongFrame | AbortFrame;
-export type FrameFromSource = FrameFromEither | BatchFrame | PatchFrame | EndFrame;
+export type FrameFromSource = FrameFromEither | BatchFrame | PatchFrame | EndFrame | GrowFrame;
 export type FrameFromTarget =
   | FrameFromEither
   | AckFrame
   | ResendFrame
   | ReturnFrame
   | EndAckFrame
-  | ReturnEndFrame;
+  | ReturnEndFrame
+  | GrownFrame;
 export type Frame = FrameFromSource | FrameFromTarget;
 /** What a side may receive. */
 export type FrameAt<R extends Role> = R extends 'source' ? FrameFromTarget : FrameFromSource;
@@ -248,6 +283,8 @@ const FRAME_NAMES: readonly string[] = [
   'END',
   'END_ACK',
   'RETURN_END',
+  'GROW',
+  'GROWN',
 ];
 
 /** The name of a frame type for messages and logs. */

@@ -6,6 +6,8 @@ import {
   FRAME_ACK,
   FRAME_END,
   FRAME_END_ACK,
+  FRAME_GROW,
+  FRAME_GROWN,
   FRAME_HEADER_BYTES,
   FRAME_HELLO,
   FRAME_PING,
@@ -13,9 +15,14 @@ import {
   FRAME_RESEND,
   FRAME_RETURN,
   FRAME_RETURN_END,
+  GROW_BYTES,
+  GROWN_FIXED_BYTES,
+  type GrowFields,
+  type GrownFields,
   MAX_ABORT_TEXT_BYTES,
   MAX_ATTEMPT,
   MAX_BATCH_PAGES,
+  MAX_GROW_BLOCKS,
   MAX_HELLO_BODY_BYTES,
   MAX_RETURN_BYTES,
   RESEND_FIXED_BYTES,
@@ -100,6 +107,31 @@ export function returnFrames(bytes: Uint8Array): Uint8Array[] {
 
 export function returnEndFrame(): Buffer {
   return frame(FRAME_RETURN_END, 0);
+}
+
+/** At most 256 blocks. */
+export function growFrame(grow: GrowFields): Buffer {
+  const { volume, firstBlock, blockCount, seed } = grow;
+  if (blockCount < 1 || blockCount > MAX_GROW_BLOCKS)
+    throw new LinkMisuseError(`GROW of ${blockCount} blocks`);
+  const out = frame(FRAME_GROW, GROW_BYTES);
+  out[8] = volume;
+  out.writeUInt16BE(blockCount, 10);
+  out.writeUInt32BE(firstBlock, 12);
+  out.writeInt32BE(seed.hi, 16);
+  out.writeInt32BE(seed.lo, 20);
+  return out;
+}
+
+/** `hashes` has 8 bytes a block, or none when the blocks could not be read. */
+export function grownFrame(grown: GrownFields): Uint8Array[] {
+  const { volume, firstBlock, hashes } = grown;
+  const head = Buffer.alloc(FRAME_HEADER_BYTES + GROWN_FIXED_BYTES);
+  writeFrameHeader(head, FRAME_GROWN, 0, GROWN_FIXED_BYTES + hashes.length);
+  head[8] = volume;
+  head.writeUInt16BE(hashes.length / 8, 10);
+  head.writeUInt32BE(firstBlock, 12);
+  return [head, hashes];
 }
 
 /** `clockMicros` is whole microseconds of a clock that does not go back. */

@@ -9,6 +9,8 @@ import {
   FRAME_BATCH,
   FRAME_END,
   FRAME_END_ACK,
+  FRAME_GROW,
+  FRAME_GROWN,
   FRAME_HELLO,
   FRAME_PATCH,
   FRAME_PING,
@@ -23,6 +25,8 @@ import {
   ackFrame,
   endAckFrame,
   endFrame,
+  growFrame,
+  grownFrame,
   helloFrame,
   pingFrame,
   pongFrame,
@@ -75,6 +79,7 @@ smallPlan.reconstructed.fill(1, 2, 2 + PAGE_BYTES);
 smallPlan.reconstructed.set(Buffer.from('c'), 2 + PAGE_BYTES);
 smallPlan.reconstructed.set(Buffer.from('de'), 3 + 2 * PAGE_BYTES);
 smallPlan.reconstructed.set(Buffer.from('f'), 5 + 3 * PAGE_BYTES);
+const sampleGrow = { volume: 2, firstBlock: 0x12380, blockCount: 128, seed: { hi: -(2 ** 31) + 1, lo: 2 } };
 const smallBatch = Buffer.concat(plainEncoder.encode(smallPlan).parts);
 const smallPatch = Buffer.concat(
   new PatchEncoder({ zstd: false }).encode({
@@ -218,6 +223,20 @@ describe('bytes of a frame', () => {
     expect(returnEndFrame().toString('hex')).toBe('0c00000000000000');
   });
 
+  it('GROW and GROWN', () => {
+    expect(growFrame(sampleGrow).toString('hex')).toBe(
+      '0d00000000000010' + '02000080' + '00012380' + '8000000100000002',
+    );
+    const hashes = Buffer.from('0011223344556677' + '8899aabbccddeeff', 'hex');
+    expect(Buffer.concat(grownFrame({ volume: 2, firstBlock: 9, hashes })).toString('hex')).toBe(
+      '0e00000000000018' + '02000002' + '00000009' + '00112233445566778899aabbccddeeff',
+    );
+    expect(
+      Buffer.concat(grownFrame({ volume: 0, firstBlock: 9, hashes: Buffer.alloc(0) })).toString('hex'),
+    ).toBe('0e00000000000008' + '00000000' + '00000009');
+    expect(() => growFrame({ ...sampleGrow, blockCount: 257 })).toThrow(LinkMisuseError);
+  });
+
   it('ABORT, its text cut at a character', () => {
     expect(abortFrame(ABORT_PROOF, 'no').toString('hex')).toBe('0900000000000006000300026e6f');
     const long = abortFrame(1, `${'x'.repeat(511)}é`);
@@ -244,6 +263,7 @@ describe('frames read back', () => {
     smallBatch,
     pingFrame(12),
     smallPatch,
+    growFrame(sampleGrow),
     endFrame(smallPlan.reconstructed.length, 1),
     pongFrame(13),
     abortFrame(8, 'stopped\nnow'),
@@ -260,6 +280,7 @@ describe('frames read back', () => {
       missing: Buffer.of(1),
     }),
     ...returnFrames(Buffer.from('return')),
+    ...grownFrame({ volume: 1, firstBlock: 5, hashes: Buffer.alloc(16, 3) }),
     returnEndFrame(),
     pongFrame(12),
     endAckFrame(77),
@@ -272,6 +293,7 @@ describe('frames read back', () => {
       FRAME_BATCH,
       FRAME_PING,
       FRAME_PATCH,
+      FRAME_GROW,
       FRAME_END,
       FRAME_PONG,
       FRAME_ABORT,
@@ -294,7 +316,8 @@ describe('frames read back', () => {
       positions: '0001',
       tag: 'dd'.repeat(16),
     });
-    expect(frames[6]).toMatchObject({ code: 8, text: 'stopped now' });
+    expect(frames[4]).toMatchObject(sampleGrow);
+    expect(frames[7]).toMatchObject({ code: 8, text: 'stopped now' });
   });
 
   it('at the source', () => {
@@ -304,6 +327,7 @@ describe('frames read back', () => {
       FRAME_ACK,
       FRAME_RESEND,
       FRAME_RETURN,
+      FRAME_GROWN,
       FRAME_RETURN_END,
       FRAME_PONG,
       FRAME_END_ACK,
@@ -316,7 +340,8 @@ describe('frames read back', () => {
     });
     expect(frames[2]).toMatchObject({ number: 0, attempt: 1, reason: 1, pageCount: 1, missing: '01' });
     expect(frames[3]).toMatchObject({ bytes: Buffer.from('return').toString('hex') });
-    expect(frames[6]).toMatchObject({ streamBytes: 77 });
+    expect(frames[4]).toMatchObject({ volume: 1, firstBlock: 5, hashes: '03'.repeat(16) });
+    expect(frames[7]).toMatchObject({ streamBytes: 77 });
   });
 
   it.each([1, 2, 3, 7, 8, 9, 4095, 4104])('in pieces of %i bytes', (length) => {

@@ -15,6 +15,7 @@ import {
   FRAME_ABORT,
   FRAME_ACK,
   FRAME_END_ACK,
+  FRAME_GROWN,
   FRAME_HELLO,
   FRAME_PING,
   FRAME_PONG,
@@ -22,6 +23,7 @@ import {
   FRAME_RETURN,
   FRAME_RETURN_END,
   type FrameAt,
+  type GrowFields,
   HELLO_TIMEOUT_MS,
   INITIAL_CREDIT_BYTES,
   MAX_BATCH_PAGES,
@@ -31,7 +33,7 @@ import {
   RESEND_TAG_MISMATCH,
   type ResendFrame,
 } from '../link/frame-types.ts';
-import { abortFrame, endFrame, helloFrame, pingFrame, pongFrame } from '../link/frame-writer.ts';
+import { abortFrame, endFrame, growFrame, helloFrame, pingFrame, pongFrame } from '../link/frame-writer.ts';
 import {
   decodeHello,
   encodeSourceHello,
@@ -312,6 +314,7 @@ export class SourceConnection implements PageSink {
   #goFramed(): void {
     this.#state = 'framed';
     this.#keepAlive.start();
+    this.#migration.options.remoteHashes?.attach(this);
     const held = this.#opening;
     this.#opening = [];
     // The finder saw these bytes already; only what it announced was noted, so they are just collected here.
@@ -515,6 +518,11 @@ export class SourceConnection implements PageSink {
   }
 
   // ---- to the link
+
+  /** Asks the target for the hashes of blocks; at once, for a batch waits for them. */
+  grow(fields: GrowFields): void {
+    this.#guard(() => this.#writeLink([growFrame(fields)]));
+  }
 
   #cut(): void {
     const batch = this.#batcher.cut();
@@ -736,6 +744,11 @@ export class SourceConnection implements PageSink {
       case FRAME_RESEND:
         this.#onResend(frame);
         return;
+      case FRAME_GROWN:
+        if (this.#migration.options.remoteHashes === undefined)
+          throw new LinkBadFrameError('GROWN', 'nothing was asked for');
+        this.#migration.options.remoteHashes.grown(frame);
+        return;
       case FRAME_RETURN:
         this.#onReturn(frame.bytes);
         return;
@@ -899,6 +912,7 @@ export class SourceConnection implements PageSink {
   #close(error: Error | undefined): void {
     if (this.#state === 'closed') return;
     this.#state = 'closed';
+    this.#migration.options.remoteHashes?.detach(this);
     clearTimeout(this.#paceTimer);
     clearTimeout(this.#idleTimer);
     this.#keepAlive.stop();

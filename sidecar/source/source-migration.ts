@@ -10,6 +10,7 @@ import { RamBlocks } from '../stream/ram-blocks.ts';
 import { Pace } from './pace.ts';
 import { PipeRate } from './pipe-rate.ts';
 import { ReferenceThrottle } from './reference-throttle.ts';
+import type { RemoteBlockHashes } from './remote-block-hashes.ts';
 import { SeenPages } from './seen-pages.ts';
 import { SourceConnection } from './source-connection.ts';
 import { AssemblyPool, BULK_BATCH_BYTES } from './stream-batcher.ts';
@@ -63,6 +64,8 @@ export interface SourceMigrationOptions {
   readonly pageHasher: PageHasher;
   /** Grows a sampled index around its hits. */
   readonly grower?: IndexGrowth;
+  /** Where the grower has its hashes from, when that is the target. */
+  readonly remoteHashes?: RemoteBlockHashes;
   readonly downtimeLimitMs: number;
   /** 0 when the operator set none. */
   readonly linkBytesPerSecond: number;

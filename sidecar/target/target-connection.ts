@@ -9,7 +9,7 @@ import {
   LinkClosedError,
   UnaskedPatchError,
 } from '../connection-errors.ts';
-import { PageHasher, seedFromBytes } from '../index/page-hash.ts';
+import { type HashSeed, PageHasher, seedFromBytes } from '../index/page-hash.ts';
 import { BatchDecoder, DecodedBatch } from '../link/batch-decoder.ts';
 import { TagVerifier } from '../link/batch-tag.ts';
 import { FrameReader } from '../link/frame-reader.ts';
@@ -20,14 +20,18 @@ import {
   FRAME_ABORT,
   FRAME_BATCH,
   FRAME_END,
+  FRAME_GROW,
   FRAME_HELLO,
   FRAME_PATCH,
   FRAME_PING,
   FRAME_PONG,
   type FrameAt,
+  type GrowFrame,
   HELLO_TIMEOUT_MS,
   INITIAL_CREDIT_BYTES,
   MAX_ATTEMPT,
+  MAX_OPEN_GROWS,
+  PAGE_BYTES,
   type PatchFrame,
   RESEND_NAS_DEADLINE,
   RESEND_NAS_ERROR,
@@ -37,6 +41,7 @@ import {
   abortFrame,
   ackFrame,
   endAckFrame,
+  grownFrame,
   helloFrame,
   pingFrame,
   pongFrame,
@@ -55,7 +60,13 @@ import {
   verifySourceHello,
 } from '../link/hello.ts';
 import { KeepAlive } from '../link/keep-alive.ts';
-import { LinkError, LinkPeerAbortError, LinkSilentError, LinkTagError } from '../link/link-errors.ts';
+import {
+  LinkBadFrameError,
+  LinkError,
+  LinkPeerAbortError,
+  LinkSilentError,
+  LinkTagError,
+} from '../link/link-errors.ts';
 import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
 import { digestPages } from '../link/page-digest.ts';
 import { PatchDecoder } from '../link/patch-body.ts';
@@ -96,6 +107,10 @@ export class TargetConnection {
   #digester: PageHasher | undefined;
   /** Position in the agreed list -> position in the reader's list. */
   #readerVolumes: number[] = [];
+  /** By position in the agreed list; 0 for a volume that cannot be read here. */
+  #volumeBytes: readonly number[] = [];
+  #openGrows = 0;
+  #growHasher: PageHasher | undefined;
 
   /** Batches in order, from the first that QEMU did not get. */
   #waiting: Rebuild[] = [];
@@ -190,6 +205,9 @@ export class TargetConnection {
       case FRAME_PATCH:
         this.#onPatch(frame);
         return;
+      case FRAME_GROW:
+        this.#onGrow(frame);
+        return;
       case FRAME_PING:
         this.#write(pongFrame(frame.clockMicros));
         return;
@@ -225,9 +243,8 @@ export class TargetConnection {
       const seed = Buffer.alloc(8);
       seed.writeBigUInt64BE(keys.digestSeed);
       this.#digester = new PageHasher(seedFromBytes(seed));
-      this.#decoder = new BatchDecoder(
-        agreement.volumes.map((volume) => (volume.usable ? volume.sizeBytes : 0)),
-      );
+      this.#volumeBytes = agreement.volumes.map((volume) => (volume.usable ? volume.sizeBytes : 0));
+      this.#decoder = new BatchDecoder(this.#volumeBytes);
     }
     // QEMU's receiver accepts in order and spins until a connection's first bytes come: the answer goes out, and with it
     // the next connection, only when this one has its place in QEMU's queue.
@@ -293,8 +310,7 @@ export class TargetConnection {
       this.#prove(rebuild, decoded.tag);
       return;
     }
-    const { reader } = this.#migration.options;
-    void reader
+    void this.#migration.extents
       .readBlocks(this.#runs(decoded), buffer.subarray(0, decoded.reconstructedBytes))
       .then((outcome) => this.#guard(() => this.#onBlocksRead(rebuild, outcome)));
   }
@@ -327,6 +343,45 @@ export class TargetConnection {
       return;
     }
     this.#prove(rebuild, rebuild.decoded.tag);
+  }
+
+  /** The source's index grows by what is read here, for what it learns of will be referred to. */
+  #onGrow({ volume, firstBlock, blockCount, seed }: GrowFrame): void {
+    const volumeBytes = this.#volumeBytes[volume];
+    if (volumeBytes === undefined) throw new LinkBadFrameError('GROW', `there is no volume ${volume}`);
+    if (this.#openGrows >= MAX_OPEN_GROWS)
+      throw new LinkBadFrameError('GROW', `${this.#openGrows} are unanswered, that is the limit`);
+    if ((firstBlock + blockCount) * PAGE_BYTES > volumeBytes) {
+      // Also the answer for a volume that cannot be read here.
+      for (const part of grownFrame({ volume, firstBlock, hashes: NO_BYTES })) this.#write(part);
+      return;
+    }
+    this.#openGrows += 1;
+    const position = this.#readerVolumes[volume] as number;
+    void this.#migration.extents.fetch(position, firstBlock, blockCount).then((bytes) =>
+      this.#guard(() => {
+        this.#openGrows -= 1;
+        if (this.#isClosed()) return;
+        const hashes = bytes === undefined ? NO_BYTES : this.#hashBlocks(bytes, seed);
+        this.#migration.counters.grownBlocks += hashes.length / 8;
+        for (const part of grownFrame({ volume, firstBlock, hashes })) this.#write(part);
+      }),
+    );
+  }
+
+  #hashBlocks(bytes: Buffer, seed: HashSeed): Buffer {
+    let hasher = this.#growHasher;
+    if (hasher === undefined || hasher.seed.hi !== seed.hi || hasher.seed.lo !== seed.lo) {
+      hasher = new PageHasher(seed);
+      this.#growHasher = hasher;
+    }
+    const hashes = Buffer.allocUnsafeSlow((bytes.length / PAGE_BYTES) * 8);
+    for (let block = 0; block * PAGE_BYTES < bytes.length; block++) {
+      hasher.hash(bytes, block * PAGE_BYTES);
+      hashes.writeInt32BE(hasher.hi, block * 8);
+      hashes.writeInt32BE(hasher.lo, block * 8 + 4);
+    }
+    return hashes;
   }
 
   /** The reader counts pages in run order; RESEND counts all pages of the batch. */

@@ -4,14 +4,18 @@
 import type { Socket } from 'node:net';
 import { OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
+import { EXTENT_BLOCKS } from '../index/index-grower.ts';
 import type { PageHasher } from '../index/page-hash.ts';
 import { LinkBadHelloError } from '../link/link-errors.ts';
 import type { BlockReader } from '../nas/block-reader.ts';
+import { ExtentCache } from '../nas/extent-cache.ts';
 import { RebuildBuffers } from './rebuild-buffers.ts';
 import { TargetConnection } from './target-connection.ts';
 
 /** Rebuilt bytes that may wait over all connections, for NAS and for QEMU. With everything else well below 256 MiB. */
-const MEMORY_BUDGET_BYTES = 96 * 1024 * 1024;
+const MEMORY_BUDGET_BYTES = 64 * 1024 * 1024;
+/** What was read for the source's index, until batches refer to it. */
+const EXTENT_CACHE_BYTES = 64 * 1024 * 1024;
 const MOST_PER_CONNECTION_BYTES = 24 * 1024 * 1024;
 /** Before a connection has delivered as much as this, QEMU may still be opening others. */
 const OPENING_BYTES = 4 * 1024 * 1024;
@@ -37,6 +41,8 @@ export interface TargetCounters {
   linkBytes: number;
   referencePages: number;
   inheritedBlocks: number;
+  /** Blocks that the source asked about. */
+  grownBlocks: number;
   resends: number;
   batches: number;
 }
@@ -44,11 +50,13 @@ export interface TargetCounters {
 export class TargetMigration {
   readonly options: TargetMigrationOptions;
   readonly buffers = new RebuildBuffers();
+  readonly extents: ExtentCache;
   readonly counters: TargetCounters = {
     streamBytes: 0,
     linkBytes: 0,
     referencePages: 0,
     inheritedBlocks: 0,
+    grownBlocks: 0,
     resends: 0,
     batches: 0,
   };
@@ -59,6 +67,11 @@ export class TargetMigration {
 
   constructor(options: TargetMigrationOptions) {
     this.options = options;
+    this.extents = new ExtentCache({
+      reader: options.reader,
+      maxBytes: EXTENT_CACHE_BYTES,
+      extentBlocks: EXTENT_BLOCKS,
+    });
   }
 
   /** Connections open now. */
