@@ -44,6 +44,8 @@ export interface BatchPlan {
   readonly pageBlocks: Uint32Array;
   /** From TagSealer.seal over `reconstructed`. */
   readonly tag: Uint8Array;
+  /** The literals go as they are. */
+  readonly uncompressed?: boolean;
 }
 
 export interface EncodedBatch {
@@ -98,7 +100,7 @@ export class BatchEncoder {
     const rawMeta = work.subarray(0, metaBytes);
     const rawLiterals = work.subarray(metaBytes, metaBytes + literalBytes);
     const zstdMeta = this.#zstd ? compressIfWorth(rawMeta) : undefined;
-    const zstdLiterals = this.#zstd ? compressIfWorth(rawLiterals) : undefined;
+    const zstdLiterals = this.#zstd && plan.uncompressed !== true ? compressIfWorth(rawLiterals) : undefined;
     const metaStoredBytes = zstdMeta?.length ?? metaBytes;
     const literalStoredBytes = zstdLiterals?.length ?? literalBytes;
 

@@ -38,6 +38,12 @@ export class PipeRate {
     return this.#bytesPerSecond === 0 ? this.#seededBytesPerSecond : this.#bytesPerSecond;
   }
 
+  /** Bytes per second learned while something was always under way; 0 while there was no such stretch. */
+  get busyBytesPerSecond(): number {
+    return this.#wasBusy ? this.#bytesPerSecond : 0;
+  }
+  #wasBusy = false;
+
   /** True when the last closed window was not limited by the link. */
   get idle(): boolean {
     return this.#lastWindowIdle;
@@ -71,6 +77,7 @@ export class PipeRate {
     this.#lastWindowIdle = this.#idleInWindow;
     // An idle window proves only that the link carries at least this much.
     if (!this.#idleInWindow && elapsedMs < 4 * WINDOW_MS) {
+      this.#wasBusy = true;
       this.#bytesPerSecond =
         this.#bytesPerSecond === 0 ? seen : this.#bytesPerSecond + GAIN * (seen - this.#bytesPerSecond);
     } else if (seen > this.bytesPerSecond) this.#bytesPerSecond = seen;

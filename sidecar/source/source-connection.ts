@@ -3,7 +3,13 @@
 // path goes back at once. The protocol's state machine is in docs/link-protocol.md.
 
 import type { Socket } from 'node:net';
-import { LinkClosedError, ReturnPathStuckError, SourceQemuGoneError } from '../connection-errors.ts';
+import {
+  LinkClosedError,
+  PeerNotReadingError,
+  PongsWithheldError,
+  ReturnPathStuckError,
+  SourceQemuGoneError,
+} from '../connection-errors.ts';
 import { PageHasher, seedFromBytes } from '../index/page-hash.ts';
 import { BatchEncoder, LITERAL_PAGE } from '../link/batch-encoder.ts';
 import { TagSealer } from '../link/batch-tag.ts';
@@ -26,8 +32,11 @@ import {
   type GrowFields,
   HELLO_TIMEOUT_MS,
   INITIAL_CREDIT_BYTES,
+  MAX_ATTEMPT,
   MAX_BATCH_PAGES,
   MAX_HELD_RETURN_BYTES,
+  MAX_OPEN_PINGS,
+  MAX_UNREAD_LINK_BYTES,
   type Mode,
   PAGE_BYTES,
   RESEND_TAG_MISMATCH,
@@ -54,6 +63,7 @@ import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
 import { differingPages } from '../link/page-digest.ts';
 import { PatchEncoder } from '../link/patch-body.ts';
 import { endLingering, relayRaw } from '../raw-relay.ts';
+import { bufferedIn, readInPlace } from '../static-read.ts';
 import { CONNECTION_KIND_BYTES, connectionKind } from '../stream/connection-kind.ts';
 import { MainChannelFinder } from '../stream/main-channel.ts';
 import { MultifdChannelFinder } from '../stream/multifd-channel.ts';
@@ -87,10 +97,14 @@ const CLOSE_GRACE_MS = 2000;
 /** A batch that was cut and not sent yet, with the hashes of its pages. */
 interface WaitingBatch extends PageHashes {
   readonly batch: StreamBatch;
+  /** False where pages go as they are: nothing was looked up. */
+  readonly hashed: boolean;
   /** False while the index grows around its hits. */
   ready: boolean;
   timer: NodeJS.Timeout | undefined;
 }
+
+const NO_HASHES: PageHashes = { hi: new Int32Array(0), lo: new Int32Array(0) };
 
 interface KeptBatch {
   readonly number: number;
@@ -107,7 +121,7 @@ type State = 'opening' | 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
 export class SourceConnection implements PageSink {
   readonly ordinal: number;
   readonly #migration: SourceMigration;
-  readonly #qemu: Socket;
+  #qemu: Socket;
   #link: Socket | undefined;
   #state: State = 'opening';
   #finder: ChannelFinder | undefined;
@@ -142,7 +156,7 @@ export class SourceConnection implements PageSink {
   #sentBytes = 0;
   #creditLimit = INITIAL_CREDIT_BYTES;
   #outstandingBytes = 0;
-  /** PINGs that wait for their PONG: as many as batches are under way, which credit bounds. */
+  /** PINGs that wait for their PONG, at most MAX_OPEN_PINGS. */
   readonly #pings: { readonly micros: number; readonly linkSentBytes: number }[] = [];
   #lastPingMicros = 0;
   #linkSentBytes = 0;
@@ -160,6 +174,10 @@ export class SourceConnection implements PageSink {
       silent: (silentMs) => this.fail(new LinkSilentError(silentMs, 'an answer to PING')),
     });
     qemu.on('data', (bytes: Buffer) => this.#guard(() => this.#onQemuBytes(bytes)));
+    this.#listenForEnd(qemu);
+  }
+
+  #listenForEnd(qemu: Socket): void {
     qemu.on('end', () => this.#guard(() => this.#onQemuEnd()));
     qemu.on('error', (error) => this.#guard(() => this.#onQemuError(error)));
     qemu.on('close', () =>
@@ -261,6 +279,7 @@ export class SourceConnection implements PageSink {
         random: randomHello(),
         migrationId: migrationIdFromUid(migrationId),
         volumes,
+        versions: this.#migration.options.linkVersions,
       },
       deriveProofKey(sessionKey),
     );
@@ -271,10 +290,11 @@ export class SourceConnection implements PageSink {
     link.on('end', () => this.#onLinkClose());
     link.on('close', () => this.#onLinkClose());
     this.#writeLink(helloFrame(body));
+    const { helloTimeoutMs = HELLO_TIMEOUT_MS } = this.#migration.options;
     return new Promise((resolve, reject) => {
       const timer = setTimeout(
-        () => reject(new LinkSilentError(HELLO_TIMEOUT_MS, 'the answer to HELLO')),
-        HELLO_TIMEOUT_MS,
+        () => reject(new LinkSilentError(helloTimeoutMs, 'the answer to HELLO')),
+        helloTimeoutMs,
       );
       this.#helloAnswered = (answered) => {
         clearTimeout(timer);
@@ -299,7 +319,7 @@ export class SourceConnection implements PageSink {
       this.#helloAnswered('raw');
       return;
     }
-    const keys = deriveConnectionKeys(sessionKey, own.random, answer.random, this.ordinal);
+    const keys = deriveConnectionKeys(sessionKey, own.random, answer.random, this.ordinal, agreement.version);
     this.#sealer = new TagSealer(keys.tagKey);
     const seed = Buffer.alloc(8);
     seed.writeBigUInt64BE(keys.digestSeed);
@@ -319,9 +339,26 @@ export class SourceConnection implements PageSink {
     this.#opening = [];
     // The finder saw these bytes already; only what it announced was noted, so they are just collected here.
     for (const bytes of held) this.#collect(bytes, false);
+    this.#readInPlace();
     this.#cut();
     this.regulate();
     if (this.#qemuEnded) this.#finish();
+  }
+
+  /** From here on a socket's bytes are copied as they come, so one buffer serves for all reads. */
+  #readInPlace(): void {
+    const accepted = this.#qemu;
+    if (this.#qemuEnded || accepted.destroyed) return;
+    accepted.removeAllListeners('data');
+    for (const bytes of bufferedIn(accepted)) {
+      this.#migration.pace.take(bytes.length, this.#migration.options.now());
+      this.#collect(bytes, true);
+    }
+    this.#qemu = readInPlace(accepted, (bytes) => this.#guard(() => this.#onQemuBytes(bytes)));
+    if (this.#qemu === accepted) return;
+    for (const event of ['end', 'error', 'close']) accepted.removeAllListeners(event);
+    this.#listenForEnd(this.#qemu);
+    this.#qemuPaused = true;
   }
 
   #goRaw(link: Socket): void {
@@ -339,7 +376,10 @@ export class SourceConnection implements PageSink {
     void relayRaw(this.#qemu, link, (bytes) => {
       this.#migration.counters.streamBytes += bytes;
       this.#migration.counters.linkBytes += bytes;
-    }).then(() => this.#close(undefined));
+    }).then((error) => {
+      if (error !== undefined) this.#migration.relayBroke(this.ordinal, error);
+      this.#close(undefined);
+    });
   }
 
   // ---- from QEMU
@@ -527,15 +567,17 @@ export class SourceConnection implements PageSink {
   #cut(): void {
     const batch = this.#batcher.cut();
     if (batch !== undefined) {
+      const hashed = this.#migration.routes.route === 'references';
       const waiting: WaitingBatch = {
         batch,
-        ...this.#hash(batch),
+        hashed,
+        ...(hashed ? this.#hash(batch) : NO_HASHES),
         ready: true,
         timer: undefined,
       };
       this.#queue.push(waiting);
       this.#queueBytes += batch.bytes.length;
-      this.#letIndexGrow(waiting);
+      if (hashed) this.#letIndexGrow(waiting);
     }
     this.#sendQueued();
   }
@@ -625,6 +667,7 @@ export class SourceConnection implements PageSink {
       pageVolumes: plan.volumes,
       pageBlocks: plan.blocks,
       tag,
+      uncompressed: !waiting.hashed,
     });
     const references = plan.references;
     this.#kept.set(number, {
@@ -652,7 +695,9 @@ export class SourceConnection implements PageSink {
   #plan(waiting: WaitingBatch): ReturnType<Planner['plan']> {
     const migration = this.#migration;
     const allowed =
-      migration.referencesOff === undefined && migration.throttle.allows(migration.options.now());
+      waiting.hashed &&
+      migration.referencesOff === undefined &&
+      migration.throttle.allows(migration.options.now());
     const { batch } = waiting;
     const firstReferencable = allowed ? FIRST_LITERAL_BYTES - batch.streamOffset : Number.POSITIVE_INFINITY;
     return (this.#planner as Planner).plan(waiting, batch.pageOffsets, batch.pageCount, firstReferencable, {
@@ -734,6 +779,7 @@ export class SourceConnection implements PageSink {
   #onFrame(frame: FrameAt<'source'>): void {
     // A frame before this one in the same read may have ended the connection.
     if (this.#isClosed()) return;
+    this.#checkUnread();
     switch (frame.type) {
       case FRAME_HELLO:
         this.#onHello(frame.hello);
@@ -780,6 +826,14 @@ export class SourceConnection implements PageSink {
     }
   }
   #endAcknowledged = false;
+
+  /** Batches and their patches are bounded by credit; whoever makes us answer without end and does not read is closed. */
+  #checkUnread(): void {
+    const held = this.#link?.writableLength ?? 0;
+    const due = LINK_BACKLOG_BYTES + (1 + MAX_ATTEMPT) * this.#outstandingBytes;
+    if (held > due + MAX_UNREAD_LINK_BYTES) throw new PeerNotReadingError(held);
+  }
+
   /** The destination QEMU closed its end: on main it does so when it has loaded everything. */
   #returnEnded = false;
 
@@ -789,6 +843,7 @@ export class SourceConnection implements PageSink {
     this.#migration.linkRate.sent(linkBytes);
     const micros = Math.max(this.#lastPingMicros + 1, Math.round(this.#migration.options.now() * 1000));
     this.#lastPingMicros = micros;
+    if (this.#pings.length >= MAX_OPEN_PINGS) throw new PongsWithheldError(this.#pings.length);
     this.#pings.push({ micros, linkSentBytes: this.#linkSentBytes });
     return pingFrame(micros);
   }

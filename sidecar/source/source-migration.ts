@@ -6,11 +6,14 @@ import type { Reason } from '../../control/reasons.ts';
 import { OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import type { PageHasher } from '../index/page-hash.ts';
+import { MAX_CONNECTIONS } from '../link/frame-types.ts';
+import type { LinkVersions } from '../link/hello.ts';
 import { RamBlocks } from '../stream/ram-blocks.ts';
 import { Pace } from './pace.ts';
 import { PipeRate } from './pipe-rate.ts';
 import { ReferenceThrottle } from './reference-throttle.ts';
 import type { RemoteBlockHashes } from './remote-block-hashes.ts';
+import { RouteChoice } from './route-choice.ts';
 import { SeenPages } from './seen-pages.ts';
 import { SourceConnection } from './source-connection.ts';
 import { AssemblyPool, BULK_BATCH_BYTES } from './stream-batcher.ts';
@@ -34,6 +37,9 @@ const DECISION_BATCH_BYTES = 128 * 1024;
 /** With less than this under way, a batch of a MiB from every connection would be most of it. */
 const BULK_FROM_QUEUE_MS = 200;
 const BULK_QUEUE_BYTES = 4 * 1024 * 1024;
+
+/** A trial of the other route makes sense while as much is left as takes this long. */
+const ROUTE_TRIAL_REST_SECONDS = 2.5;
 
 const INDEX_WAIT_SHARE = 0.15;
 const SHORTEST_INDEX_WAIT_MS = 100;
@@ -73,6 +79,10 @@ export interface SourceMigrationOptions {
   readonly zstd: boolean;
   /** Opens a connection towards the target sidecar: the socket whose place ours took. */
   readonly dial: () => Promise<Socket>;
+  /** Versions of the link to speak; default: what this release speaks. */
+  readonly linkVersions?: LinkVersions;
+  /** How long the answer to HELLO may take; default HELLO_TIMEOUT_MS. */
+  readonly helloTimeoutMs?: number;
   readonly log: (event: string, values: Readonly<Record<string, unknown>>) => void;
   /** Milliseconds, monotonic. */
   readonly now: () => number;
@@ -101,6 +111,7 @@ export class SourceMigration {
   /** What the whole way to the destination QEMU carries, in stream bytes. */
   readonly deliveryRate = new PipeRate();
   readonly throttle = new ReferenceThrottle();
+  readonly routes = new RouteChoice();
   readonly pool = new AssemblyPool(64);
   readonly counters: SourceCounters = {
     streamBytes: 0,
@@ -123,6 +134,8 @@ export class SourceMigration {
   rawReason: RawReason | undefined;
   ramEnded = false;
   failure: Error | undefined;
+  /** What first broke a connection that was relayed raw: no failure of ours, QEMU sees what it would see without us. */
+  relayFailure: Error | undefined;
 
   readonly #connections = new Set<SourceConnection>();
   #opening: Promise<void> = Promise.resolve();
@@ -132,6 +145,7 @@ export class SourceMigration {
   #resentStreamBytes = 0;
   #resentLinkBytes = 0;
   #indexTooSlow = false;
+  #deliveredBytes = 0;
   #lastLearnMs: number;
 
   constructor(options: SourceMigrationOptions) {
@@ -160,7 +174,9 @@ export class SourceMigration {
    * next one is opened only after this one's HELLO was answered: QEMU 7.2's receiver takes the first as its main channel.
    */
   accept(qemu: Socket): void {
-    if (this.failure !== undefined) {
+    if (this.failure !== undefined || this.#connections.size >= MAX_CONNECTIONS) {
+      if (this.failure === undefined)
+        this.options.log('connection refused: too many', { limit: MAX_CONNECTIONS });
       qemu.destroy();
       return;
     }
@@ -257,6 +273,27 @@ export class SourceMigration {
   delivered(streamBytes: number): void {
     this.windowBytes -= streamBytes;
     this.deliveryRate.arrived(streamBytes, this.options.now(), this.pace.queueMs);
+    this.#deliveredBytes += streamBytes;
+    this.#chooseRoute();
+  }
+
+  #chooseRoute(): void {
+    const { pace, linkRate, deliveryRate } = this;
+    const changed = this.routes.observe({
+      nowMs: this.options.now(),
+      deliveredBytes: this.#deliveredBytes,
+      busyLinkBytesPerSecond: linkRate.busyBytesPerSecond,
+      mayTry:
+        pace.phase === 'first-pass' &&
+        pace.remainingBytes > deliveryRate.bytesPerSecond * ROUTE_TRIAL_REST_SECONDS,
+    });
+    if (changed === undefined) return;
+    this.options.log(
+      changed === 'literals'
+        ? 'the link is faster than references: pages go as they are'
+        : 'references are tried again',
+      { linkBytesPerSecond: Math.round(linkRate.bytesPerSecond) },
+    );
   }
 
   /** `streamBytes` more are under way. */
@@ -294,6 +331,11 @@ export class SourceMigration {
     if (this.referencesOff !== undefined) return;
     this.referencesOff = reason;
     this.options.log('references off', { reason });
+  }
+
+  relayBroke(connection: number, error: Error): void {
+    this.relayFailure ??= error;
+    this.options.log('relayed connection broke', { connection, error: error.message });
   }
 
   closed(connection: SourceConnection, error: Error | undefined): void {

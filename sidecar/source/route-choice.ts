@@ -1,0 +1,94 @@
+// Whether pages go by references and compressed, or as they are: a link that carries more than references and compression bring
+// forward is best left to carry, for a migration is never to be slower than a plain one. Neither rate can be known without trying,
+// so the other way is tried for a moment where it may be the faster one, and what was delivered decides (docs/adr/0007).
+// Pure: time comes in as an argument, in milliseconds.
+
+export type Route = 'references' | 'literals';
+
+export interface RouteEvidence {
+  readonly nowMs: number;
+  /** Stream bytes that the destination QEMU took so far. */
+  readonly deliveredBytes: number;
+  /** What the link carries in link bytes a second, while something always waited for it; 0 while it was never that busy. */
+  readonly busyLinkBytesPerSecond: number;
+  /** False where a trial would be pointless or harmful: little is left, or QEMU may decide. */
+  readonly mayTry: boolean;
+}
+
+/** The index grows meanwhile, and the first batches wait for it. */
+const SETTLE_MS = 1500;
+/** Rates are those of so long. */
+const RATE_MS = 500;
+/** What was under way before a trial is delivered in its first half. */
+const TRIAL_MS = 800;
+const TRIAL_RATE_MS = 300;
+/** A trial costs, and the answer changes slowly. */
+const STAY_MS = 8000;
+/** The other way must be that much faster. */
+const FASTER = 1.15;
+/** A link known to carry less than this, as a multiple of what is delivered, is not tried. */
+const WORTH_TRYING = 1.25;
+
+interface Sample {
+  readonly atMs: number;
+  readonly deliveredBytes: number;
+}
+
+export class RouteChoice {
+  #samples: Sample[] = [];
+  #route: Route = 'references';
+  #trial: { readonly sinceMs: number; readonly rateBefore: number } | undefined;
+  #decideAtMs: number | undefined;
+
+  get route(): Route {
+    return this.#route;
+  }
+
+  /** Takes note, and returns the new route when it has changed for more than a trial. */
+  observe(evidence: RouteEvidence): Route | undefined {
+    const { nowMs, deliveredBytes } = evidence;
+    if (deliveredBytes === 0) return undefined;
+    this.#samples.push({ atMs: nowMs, deliveredBytes });
+    while (this.#samples.length > 2 && (this.#samples[1] as Sample).atMs <= nowMs - RATE_MS) {
+      this.#samples.shift();
+    }
+    this.#decideAtMs ??= nowMs + SETTLE_MS;
+    if (this.#trial !== undefined) return this.#endTrial(this.#trial, evidence);
+    if (nowMs < this.#decideAtMs) return undefined;
+    if (this.#route === 'literals') {
+      this.#route = 'references';
+      this.#decideAtMs = nowMs + SETTLE_MS;
+      return 'references';
+    }
+    const rate = this.#rate(RATE_MS, nowMs);
+    const link = evidence.busyLinkBytesPerSecond;
+    if (!evidence.mayTry || (link > 0 && link < rate * WORTH_TRYING)) return undefined;
+    this.#trial = { sinceMs: nowMs, rateBefore: rate };
+    this.#route = 'literals';
+    return undefined;
+  }
+
+  #endTrial(trial: { sinceMs: number; rateBefore: number }, evidence: RouteEvidence): Route | undefined {
+    const { nowMs, busyLinkBytesPerSecond: link } = evidence;
+    // A link that turns out to be the slower way at once is not kept busy for the sake of the trial.
+    const slower = link > 0 && link < trial.rateBefore;
+    if (!slower && evidence.mayTry && nowMs < trial.sinceMs + TRIAL_MS) return undefined;
+    this.#trial = undefined;
+    this.#decideAtMs = nowMs + STAY_MS;
+    if (!slower && this.#rate(TRIAL_RATE_MS, nowMs) > trial.rateBefore * FASTER) return 'literals';
+    this.#route = 'references';
+    return undefined;
+  }
+
+  /** Bytes per second over the last `spanMs`. */
+  #rate(spanMs: number, nowMs: number): number {
+    const last = this.#samples.at(-1) as Sample;
+    let first = last;
+    for (let i = this.#samples.length - 1; i >= 0; i--) {
+      first = this.#samples[i] as Sample;
+      if (first.atMs <= nowMs - spanMs) break;
+    }
+    const elapsedMs = last.atMs - first.atMs;
+    return elapsedMs === 0 ? 0 : ((last.deliveredBytes - first.deliveredBytes) * 1000) / elapsedMs;
+  }
+}
