@@ -108,8 +108,11 @@ it('closes when the peer is gone', async () => {
   const socket = readInPlace(accepted, () => {});
   const closed = new Promise((resolve) => socket.on('close', resolve));
   socket.on('error', () => {});
+  // Whoever counts the server's connections must see this one go.
+  const acceptedClosed = new Promise((resolve) => accepted.on('close', resolve));
   socket.resume();
   client.destroy();
   socket.end();
   await closed;
+  await acceptedClosed;
 });

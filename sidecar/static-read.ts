@@ -43,5 +43,8 @@ export function readInPlace(accepted: Socket, onBytes: (bytes: Buffer) => void):
       },
     },
   };
-  return new Socket(options as unknown as SocketConstructorOpts);
+  const socket = new Socket(options as unknown as SocketConstructorOpts);
+  // The server counts its connections by the sockets that it made.
+  socket.once('close', () => accepted.destroy());
+  return socket;
 }

@@ -169,7 +169,11 @@ export class SourceConnection implements PageSink {
     this.#qemu = qemu;
     this.#batcher = new StreamBatcher(migration.pool);
     this.#keepAlive = new KeepAlive({
-      ping: () => this.#guard(() => this.#writeLink([this.#pingAfter(0)])),
+      // After END the target may close at any moment, and a write that it does not take would lose its END_ACK, which may be
+      // here unread. It asks by PINGs of its own until then.
+      ping: () => {
+        if (!this.#endSent) this.#guard(() => this.#writeLink([this.#pingAfter(0)]));
+      },
       late: (silentMs) => migration.options.log('target sidecar late', { connection: ordinal, silentMs }),
       silent: (silentMs) => this.fail(new LinkSilentError(silentMs, 'an answer to PING')),
     });
@@ -178,15 +182,17 @@ export class SourceConnection implements PageSink {
   }
 
   #listenForEnd(qemu: Socket): void {
-    qemu.on('end', () => this.#guard(() => this.#onQemuEnd()));
-    qemu.on('error', (error) => this.#guard(() => this.#onQemuError(error)));
-    qemu.on('close', () =>
-      this.#guard(() => {
-        if (this.#state === 'opening' || this.#state === 'greeting' || this.#state === 'framed')
-          this.#onQemuEnd();
-      }),
-    );
+    qemu.on('end', this.#ended);
+    qemu.on('error', this.#broke);
+    qemu.on('close', this.#gone);
   }
+  readonly #ended = (): void => this.#guard(() => this.#onQemuEnd());
+  readonly #broke = (error: Error): void => this.#guard(() => this.#onQemuError(error));
+  readonly #gone = (): void =>
+    this.#guard(() => {
+      if (this.#state === 'opening' || this.#state === 'greeting' || this.#state === 'framed')
+        this.#onQemuEnd();
+    });
 
   /** Decides framed or raw by the first bytes, connects to the target sidecar, and resolves when HELLO was answered. */
   async open(): Promise<void> {
@@ -356,7 +362,7 @@ export class SourceConnection implements PageSink {
     }
     this.#qemu = readInPlace(accepted, (bytes) => this.#guard(() => this.#onQemuBytes(bytes)));
     if (this.#qemu === accepted) return;
-    for (const event of ['end', 'error', 'close']) accepted.removeAllListeners(event);
+    accepted.off('end', this.#ended).off('error', this.#broke).off('close', this.#gone);
     this.#listenForEnd(this.#qemu);
     this.#qemuPaused = true;
   }

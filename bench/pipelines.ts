@@ -1,0 +1,163 @@
+// Source and target pipeline, each in one process and one thread, against a plain Node relay of the same bytes in the same run:
+// node bench/pipelines.ts [RUNS]. Rates are stream bytes by core-second of the process under test, since QEMU's ends and the peer
+// share the machine; the wall clock's rate stands beside them. The NAS is memory here. Writes build/pipelines.json.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { z } from 'zod';
+
+const runs = Number(process.argv[2] ?? '3');
+if (!Number.isInteger(runs) || runs < 1 || runs > 20)
+  throw new Error('usage: node bench/pipelines.ts [RUNS, 1 to 20]');
+
+const PROGRAM = new URL('./pipeline-process.ts', import.meta.url).pathname;
+const READY_MS = 120_000;
+const RUN_MS = 120_000;
+
+const Done = z.looseObject({
+  event: z.literal('done'),
+  seconds: z.number().optional(),
+  cpuSeconds: z.number().optional(),
+  streamBytes: z.number().optional(),
+  referencePages: z.number().optional(),
+  literalPages: z.number().optional(),
+  linkBytes: z.number().optional(),
+  failure: z.string().optional(),
+});
+
+class Part {
+  readonly #child: ChildProcess;
+  readonly #events = new Map<string, { promise: Promise<unknown>; resolve: (value: unknown) => void }>();
+
+  constructor(role: string, directory: string, zstd: string) {
+    this.#child = spawn(process.execPath, [PROGRAM, role, directory, zstd], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    for (const event of ['ready', 'done']) this.#events.set(event, Promise.withResolvers<unknown>());
+    createInterface({ input: this.#child.stdout as NodeJS.ReadableStream }).on('line', (line) => {
+      const message = JSON.parse(line) as { event: string };
+      this.#events.get(message.event)?.resolve(message);
+    });
+    // A part that ends early must not hang the benchmark.
+    this.#child.on('exit', (code) => {
+      for (const { resolve } of this.#events.values()) resolve({ event: `${role} ended with ${code}` });
+    });
+  }
+
+  start(): void {
+    this.#child.stdin?.write('go\n');
+  }
+
+  async wait(event: 'ready' | 'done', limitMs: number): Promise<unknown> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise((_resolve, reject) => {
+      timer = setTimeout(
+        () => reject(new Error(`a part of the pipeline was not ${event} in ${limitMs} ms`)),
+        limitMs,
+      );
+    });
+    try {
+      return await Promise.race([this.#events.get(event)?.promise, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  stop(): void {
+    if (this.#child.exitCode === null) this.#child.kill('SIGKILL');
+  }
+}
+
+interface Measured {
+  readonly gbPerCoreSecond: number;
+  readonly gbPerSecond: number;
+  readonly linkShare: number | undefined;
+  readonly referenceShare: number | undefined;
+}
+
+/** Runs a stream through the parts; the first one is under test, the last one is QEMU at the source. */
+async function measure(roles: readonly string[], zstd: string): Promise<Measured> {
+  const directory = mkdtempSync(join(tmpdir(), 'nasmig-pipelines-'));
+  const parts = roles.map((role) => new Part(role, directory, zstd));
+  try {
+    await Promise.all(parts.map((part) => part.wait('ready', READY_MS)));
+    const writer = parts.at(-1) as Part;
+    writer.start();
+    const { streamBytes } = Done.parse(await writer.wait('done', RUN_MS));
+    const tested = Done.parse(await (parts[0] as Part).wait('done', RUN_MS));
+    if (tested.failure !== undefined || streamBytes === undefined)
+      throw new Error(`${roles[0]} failed: ${tested.failure}`);
+    const { referencePages, literalPages, linkBytes } = tested;
+    return {
+      gbPerCoreSecond: streamBytes / (tested.cpuSeconds ?? 0) / 1e9,
+      gbPerSecond: streamBytes / (tested.seconds ?? 0) / 1e9,
+      linkShare: linkBytes === undefined ? undefined : linkBytes / streamBytes,
+      referenceShare:
+        referencePages === undefined || literalPages === undefined
+          ? undefined
+          : referencePages / (referencePages + literalPages),
+    };
+  } finally {
+    for (const part of parts) part.stop();
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+const CASES: readonly { name: string; roles: readonly string[]; zstd: string }[] = [
+  { name: 'plain Node relay', roles: ['relay', 'read', 'write-to-relay'], zstd: 'no-zstd' },
+  {
+    name: 'source, zstd',
+    roles: ['source-to-acknowledger', 'acknowledge', 'write-to-source'],
+    zstd: 'zstd',
+  },
+  {
+    name: 'source, no zstd',
+    roles: ['source-to-acknowledger', 'acknowledge', 'write-to-source'],
+    zstd: 'no-zstd',
+  },
+  {
+    name: 'target',
+    roles: ['target', 'read', 'source-to-target', 'write-to-source'],
+    zstd: 'zstd',
+  },
+];
+
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor((sorted.length - 1) / 2)] as number;
+}
+
+const results: Record<string, Measured[]> = Object.fromEntries(CASES.map(({ name }) => [name, []]));
+for (let run = 0; run < runs; run++) {
+  for (const { name, roles, zstd } of CASES) {
+    const measured = await measure(roles, zstd);
+    results[name]?.push(measured);
+    process.stderr.write(`run ${run + 1} of ${runs}: ${name}\n`);
+  }
+}
+const relay = median((results['plain Node relay'] as Measured[]).map((one) => one.gbPerCoreSecond));
+const records = CASES.map(({ name }) => {
+  const measured = results[name] as Measured[];
+  const gbPerCoreSecond = median(measured.map((one) => one.gbPerCoreSecond));
+  return {
+    name,
+    runs,
+    gbPerCoreSecond,
+    ofRelay: gbPerCoreSecond / relay,
+    gbPerSecond: median(measured.map((one) => one.gbPerSecond)),
+    referenceShare: measured[0]?.referenceShare,
+    linkShare: measured[0]?.linkShare,
+  };
+});
+for (const record of records) {
+  const share =
+    record.referenceShare === undefined ? '' : `, ${(100 * record.referenceShare).toFixed(0)} % references`;
+  console.log(
+    `${record.name.padEnd(18)} ${record.gbPerCoreSecond.toFixed(2).padStart(6)} GB a core-second, ${record.ofRelay.toFixed(2)} of the relay, ${record.gbPerSecond.toFixed(2)} GB/s by the clock${share}`,
+  );
+}
+mkdirSync('build', { recursive: true });
+writeFileSync('build/pipelines.json', `${JSON.stringify(records, null, 2)}\n`);
