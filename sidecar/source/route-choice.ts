@@ -25,7 +25,7 @@ const TRIAL_RATE_MS = 300;
 /** A trial costs, and the answer changes slowly. */
 const STAY_MS = 8000;
 /** The other way must be that much faster. */
-const FASTER = 1.15;
+const FASTER = 1.25;
 /** A link known to carry less than this, as a multiple of what is delivered, is not tried. */
 const WORTH_TRYING = 1.25;
 

@@ -79,11 +79,13 @@ import { type PageHashes, Planner } from './planner.ts';
 import type { SourceMigration } from './source-migration.ts';
 import { type StreamBatch, StreamBatcher } from './stream-batcher.ts';
 
-/** Input idle for this long is flushed: waiting for a batch to fill would be downtime. */
+/** Input idle for this long is flushed where QEMU may decide: waiting for a batch to fill would be downtime. */
 const IDLE_FLUSH_MS = 1;
+/** In bulk a batch may fill: larger ones cost less, and nothing is decided on what one of them holds. */
+const BULK_IDLE_FLUSH_MS = 5;
 
 /** A connection that says nothing for this long after it was opened (post-copy's preempt channel) is relayed raw. */
-const SILENT_OPENING_MS = 250;
+const SILENT_OPENING_MS = 1000;
 
 /** Bytes of main that are looked at before HELLO: enough for header, configuration and the commands before RAM. */
 const OPENING_BYTES = 64 * 1024;
@@ -135,6 +137,7 @@ export class SourceConnection implements PageSink {
   #qemuPaused = true;
   #paceTimer: NodeJS.Timeout | undefined;
   #idleTimer: NodeJS.Timeout | undefined;
+  #limitTimer: NodeJS.Timeout | undefined;
   #bytesAtIdleTimer = 0;
   readonly #keepAlive: KeepAlive;
 
@@ -426,14 +429,17 @@ export class SourceConnection implements PageSink {
   #armIdleFlush(): void {
     if (this.#idleTimer !== undefined || this.#batcher.heldBytes === 0) return;
     this.#bytesAtIdleTimer = this.#streamBytes;
-    this.#idleTimer = setTimeout(() => {
-      this.#idleTimer = undefined;
-      if (this.#state !== 'framed') return;
-      // While we hold QEMU back ourselves nothing can come, so that pause counts as idle too.
-      if (this.#streamBytes === this.#bytesAtIdleTimer) this.#guard(() => this.#cut());
-      this.#armIdleFlushIfMoving();
-      this.regulate();
-    }, IDLE_FLUSH_MS);
+    this.#idleTimer = setTimeout(
+      () => {
+        this.#idleTimer = undefined;
+        if (this.#state !== 'framed') return;
+        // While we hold QEMU back ourselves nothing can come, so that pause counts as idle too.
+        if (this.#streamBytes === this.#bytesAtIdleTimer) this.#guard(() => this.#cut());
+        this.#armIdleFlushIfMoving();
+        this.regulate();
+      },
+      this.#migration.inBulk ? BULK_IDLE_FLUSH_MS : IDLE_FLUSH_MS,
+    );
   }
 
   #armIdleFlushIfMoving(): void {
@@ -640,7 +646,7 @@ export class SourceConnection implements PageSink {
     while (this.#queue.length > 0) {
       const waiting = this.#queue[0] as WaitingBatch;
       const { length } = waiting.batch.bytes;
-      if (!waiting.ready || this.#sentBytes + length > this.#creditLimit) return;
+      if (!waiting.ready || this.#sentBytes + length > this.#creditLimit || this.#mustWaitForLimit()) return;
       this.#queue.shift();
       this.#queueBytes -= length;
       this.#send(waiting);
@@ -655,6 +661,22 @@ export class SourceConnection implements PageSink {
     }
   }
   #endSent = false;
+
+  /** True while the allowed rate is used up; a timer goes on then. */
+  #mustWaitForLimit(): boolean {
+    const { linkLimit, pace, options } = this.#migration;
+    const waitMs = pace.phase === 'released' ? 0 : linkLimit.waitMs(options.now());
+    if (waitMs === 0) return false;
+    this.#limitTimer ??= setTimeout(
+      () => {
+        this.#limitTimer = undefined;
+        this.#guard(() => this.#sendQueued());
+        this.regulate();
+      },
+      Math.min(100, Math.max(1, waitMs)),
+    );
+    return true;
+  }
 
   #send(waiting: WaitingBatch): void {
     const { batch } = waiting;
@@ -694,6 +716,9 @@ export class SourceConnection implements PageSink {
     counters.linkBytes += encoded.frameBytes;
     counters.referencePages += references;
     counters.literalPages += encoded.literalPages;
+    if (encoded.literalStoredBytes === encoded.literalPages * PAGE_BYTES)
+      counters.rawLiteralPages += encoded.literalPages;
+    migration.linkLimit.take(encoded.frameBytes, migration.options.now());
     counters.declinedPages += plan.declined;
     this.#writeLink([...encoded.parts, this.#pingAfter(encoded.frameBytes)], () => encoder.release(encoded));
   }
@@ -836,7 +861,7 @@ export class SourceConnection implements PageSink {
   /** Batches and their patches are bounded by credit; whoever makes us answer without end and does not read is closed. */
   #checkUnread(): void {
     const held = this.#link?.writableLength ?? 0;
-    const due = LINK_BACKLOG_BYTES + (1 + MAX_ATTEMPT) * this.#outstandingBytes;
+    const due = (1 + MAX_ATTEMPT) * this.#outstandingBytes;
     if (held > due + MAX_UNREAD_LINK_BYTES) throw new PeerNotReadingError(held);
   }
 
@@ -976,6 +1001,7 @@ export class SourceConnection implements PageSink {
     this.#migration.options.remoteHashes?.detach(this);
     clearTimeout(this.#paceTimer);
     clearTimeout(this.#idleTimer);
+    clearTimeout(this.#limitTimer);
     this.#keepAlive.stop();
     this.#openingDecided('raw');
     if (this.#link !== undefined) endLingering(this.#link);

@@ -11,6 +11,7 @@ import type { LinkVersions } from '../link/hello.ts';
 import { RamBlocks } from '../stream/ram-blocks.ts';
 import { Pace } from './pace.ts';
 import { PipeRate } from './pipe-rate.ts';
+import { RateLimit } from './rate-limit.ts';
 import { ReferenceThrottle } from './reference-throttle.ts';
 import type { RemoteBlockHashes } from './remote-block-hashes.ts';
 import { RouteChoice } from './route-choice.ts';
@@ -94,6 +95,8 @@ export interface SourceCounters {
   zeroPages: number;
   referencePages: number;
   literalPages: number;
+  /** Of the literal pages, those that went uncompressed. */
+  rawLiteralPages: number;
   /** Pages the index knew but which were sent because the NAS was the slower pipe. */
   declinedPages: number;
   resentBatches: number;
@@ -112,6 +115,8 @@ export class SourceMigration {
   readonly deliveryRate = new PipeRate();
   readonly throttle = new ReferenceThrottle();
   readonly routes = new RouteChoice();
+  /** What the operator allows on the link; once the VM is stopped only downtime counts, as with QEMU's own limit. */
+  readonly linkLimit: RateLimit;
   readonly pool = new AssemblyPool(64);
   readonly counters: SourceCounters = {
     streamBytes: 0,
@@ -119,6 +124,7 @@ export class SourceMigration {
     zeroPages: 0,
     referencePages: 0,
     literalPages: 0,
+    rawLiteralPages: 0,
     declinedPages: 0,
     resentBatches: 0,
     resentPages: 0,
@@ -155,6 +161,7 @@ export class SourceMigration {
       connections: 1,
       enabled: options.paceEnabled,
     });
+    this.linkLimit = new RateLimit(options.linkBytesPerSecond);
     this.linkRate = new PipeRate(options.linkBytesPerSecond);
     this.#lastLearnMs = options.now();
   }
@@ -219,7 +226,7 @@ export class SourceMigration {
   /** True while there is time to let the index grow around a batch's hits before it is planned. */
   get mayWaitForIndex(): boolean {
     return (
-      this.#inBulk &&
+      this.inBulk &&
       this.pace.phase === 'first-pass' &&
       this.referencesOff === undefined &&
       !this.#indexTooSlow
@@ -228,11 +235,11 @@ export class SourceMigration {
 
   /** How large a batch may grow now. */
   get batchBytes(): number {
-    return this.#inBulk ? BULK_BATCH_BYTES : DECISION_BATCH_BYTES;
+    return this.inBulk ? BULK_BATCH_BYTES : DECISION_BATCH_BYTES;
   }
 
   /** While much may be under way, batches are large and may wait; nearer to QEMU's decision every byte in hand is downtime. */
-  get #inBulk(): boolean {
+  get inBulk(): boolean {
     return this.pace.queueMs >= BULK_FROM_QUEUE_MS;
   }
 
@@ -264,7 +271,7 @@ export class SourceMigration {
     const nas = this.nasBytesPerSecond;
     const nasBytes = Math.max(MIN_NAS_QUEUE_BYTES, nas * Math.min(queueSeconds, MAX_NAS_QUEUE_SECONDS));
     if (this.nasQueuedBytes > nasBytes) return true;
-    if (this.#inBulk) return false;
+    if (this.inBulk) return false;
     // Nearer to QEMU's decision the destination counts too: what it did not take yet is downtime.
     return this.windowBytes > Math.max(MIN_WINDOW_BYTES, this.deliveryRate.bytesPerSecond * queueSeconds);
   }

@@ -1,15 +1,14 @@
 // Collects the bytes of one QEMU connection and cuts them into batches, never inside a guest page. It owns the copy of
 // every byte that was read: the stream comes from guest memory that changes, and a batch may have to be sent again.
 
+import { BufferPool } from '../buffer-pool.ts';
 import { PAGE_BYTES } from '../stream/page-sink.ts';
-
-/** What one socket read brings at most (libuv's read unit). */
-const MAX_CHUNK_BYTES = 64 * 1024;
 
 /** Batches up to this size are cut in bulk: GMAC and coalesced NAS reads pay from here on. */
 export const BULK_BATCH_BYTES = 1024 * 1024;
 
-const ASSEMBLY_BYTES = BULK_BATCH_BYTES + MAX_CHUNK_BYTES + PAGE_BYTES;
+/** A batch and what came of the page after it. */
+const ASSEMBLY_BYTES = BULK_BATCH_BYTES + PAGE_BYTES;
 
 /** A batch up to this is copied out: kept until acknowledged, it would hold an assembly buffer of more than twice its size. */
 const COPY_OUT_BYTES = Math.ceil(ASSEMBLY_BYTES * 0.55);
@@ -24,10 +23,13 @@ export interface StreamBatch {
   readonly pageCount: number;
 }
 
-/** Assembly buffers that acknowledged batches gave back. Shared by the connections of one migration. */
+const MAX_FREE_COPY_BYTES = 16 * 1024 * 1024;
+
+/** Memory of batches that acknowledged ones gave back. Shared by the connections of one migration. */
 export class AssemblyPool {
   readonly #free: Uint8Array[] = [];
   readonly #maxFree: number;
+  readonly #copies = new BufferPool(MAX_FREE_COPY_BYTES);
 
   constructor(maxFree: number) {
     this.#maxFree = maxFree;
@@ -37,9 +39,17 @@ export class AssemblyPool {
     return this.#free.pop() ?? Buffer.allocUnsafeSlow(ASSEMBLY_BYTES);
   }
 
+  /** Memory of its own for a short batch. */
+  copy(bytes: Uint8Array): Uint8Array {
+    const copy = this.#copies.take(bytes.length).subarray(0, bytes.length);
+    copy.set(bytes);
+    return copy;
+  }
+
+  /** The bytes of a batch that nobody needs any more. */
   give(bytes: Uint8Array): void {
-    if (bytes.buffer.byteLength !== ASSEMBLY_BYTES || this.#free.length >= this.#maxFree) return;
-    this.#free.push(new Uint8Array(bytes.buffer));
+    if (bytes.buffer.byteLength !== ASSEMBLY_BYTES) this.#copies.give(Buffer.from(bytes.buffer));
+    else if (this.#free.length < this.#maxFree) this.#free.push(new Uint8Array(bytes.buffer));
   }
 }
 
@@ -119,8 +129,7 @@ export class StreamBatcher {
   #handOver(length: number): Uint8Array {
     const rest = this.#length - length;
     if (length < COPY_OUT_BYTES) {
-      const copy = Buffer.allocUnsafeSlow(length);
-      copy.set(this.#assembly.subarray(0, length));
+      const copy = this.#pool.copy(this.#assembly.subarray(0, length));
       this.#assembly.copyWithin(0, length, this.#length);
       this.#length = rest;
       return copy;

@@ -7,6 +7,7 @@ import {
   CreditOverrunError,
   DestinationQemuGoneError,
   LinkClosedError,
+  PeerNotReadingError,
   UnaskedPatchError,
 } from '../connection-errors.ts';
 import { type HashSeed, PageHasher, seedFromBytes } from '../index/page-hash.ts';
@@ -31,6 +32,7 @@ import {
   INITIAL_CREDIT_BYTES,
   MAX_ATTEMPT,
   MAX_OPEN_GROWS,
+  MAX_UNREAD_LINK_BYTES,
   PAGE_BYTES,
   type PatchFrame,
   RESEND_NAS_DEADLINE,
@@ -94,6 +96,8 @@ export class TargetConnection {
   readonly #migration: TargetMigration;
   readonly #link: Socket;
   #qemu: Socket | undefined;
+  /** Its HELLO showed that it belongs to this migration. */
+  #isProven = false;
   /** First bytes, until it is clear whose they are. */
   #opening: Buffer | undefined = NO_BYTES;
   #state: State = 'greeting';
@@ -132,9 +136,10 @@ export class TargetConnection {
       silent: (silentMs) => this.fail(new LinkSilentError(silentMs, 'an answer to PING')),
     });
     this.#reader = new FrameReader<'target'>({ onFrame: (frame) => this.#onFrame(frame) }, 'target');
+    const { helloTimeoutMs = HELLO_TIMEOUT_MS } = migration.options;
     this.#helloTimer = setTimeout(
-      () => this.fail(new LinkSilentError(HELLO_TIMEOUT_MS, 'HELLO')),
-      HELLO_TIMEOUT_MS,
+      () => this.fail(new LinkSilentError(helloTimeoutMs, 'HELLO')),
+      helloTimeoutMs,
     );
     link.on('data', (bytes: Buffer) => this.#onLinkBytes(bytes));
     link.on('error', (error) => this.fail(new LinkClosedError(this.#state, error)));
@@ -195,6 +200,7 @@ export class TargetConnection {
   #onFrame(frame: FrameAt<'target'>): void {
     // A frame before this one in the same read may have ended the connection.
     if (this.#isClosed()) return;
+    this.#checkUnread();
     switch (frame.type) {
       case FRAME_HELLO:
         this.#onHello(frame.hello);
@@ -229,16 +235,29 @@ export class TargetConnection {
     const proofKey = deriveProofKey(sessionKey);
     verifySourceHello(hello, proofKey, { migrationId: migrationIdFromUid(migrationId) });
     this.#migration.greet(hello.ordinal);
+    this.#isProven = true;
     this.#readerVolumes = hello.volumes.map((wanted) =>
       volumes.findIndex((own) => own.name === wanted.name && own.sizeBytes >= wanted.sizeBytes),
     );
     const usable = this.#readerVolumes.map((position) => position >= 0);
-    const body = answerHello(hello, { mode: 'framed', random: randomHello(), usable }, proofKey);
+    const body = answerHello(
+      hello,
+      { mode: 'framed', random: randomHello(), usable, versions: this.#migration.options.linkVersions },
+      proofKey,
+    );
     const answer = decodeHello(body);
     const agreement = agree(hello, answer);
-    if (agreement.mode === 'raw') this.#reader.detach();
-    else {
-      const keys = deriveConnectionKeys(sessionKey, hello.random, answer.random, hello.ordinal);
+    if (agreement.mode === 'raw') {
+      if (hello.mode === 'framed') this.#migration.rawReason ??= 'LinkVersion';
+      this.#reader.detach();
+    } else {
+      const keys = deriveConnectionKeys(
+        sessionKey,
+        hello.random,
+        answer.random,
+        hello.ordinal,
+        agreement.version,
+      );
       this.#verifier = new TagVerifier(keys.tagKey);
       const seed = Buffer.alloc(8);
       seed.writeBigUInt64BE(keys.digestSeed);
@@ -256,6 +275,12 @@ export class TargetConnection {
     });
   }
 
+  /** What goes back is small, and the source never stops reading: one that does is not held for. */
+  #checkUnread(): void {
+    const held = this.#link.writableLength;
+    if (held > MAX_UNREAD_LINK_BYTES) throw new PeerNotReadingError(held);
+  }
+
   #isClosed(): boolean {
     return this.#state === 'closed';
   }
@@ -264,6 +289,7 @@ export class TargetConnection {
     this.#state = 'framed';
     this.#keepAlive.start();
     qemu.on('data', (bytes: Buffer) => {
+      this.#guard(() => this.#checkUnread());
       for (const part of returnFrames(bytes)) this.#write(part);
     });
     qemu.on('end', () => {
@@ -290,7 +316,10 @@ export class TargetConnection {
     void relayRaw(this.#link, qemu, (bytes) => {
       this.#migration.counters.linkBytes += bytes;
       this.#migration.counters.streamBytes += bytes;
-    }).then(() => this.#close(undefined));
+    }).then((error) => {
+      if (error !== undefined) this.#migration.relayBroke(error);
+      this.#close(undefined);
+    });
   }
 
   // ---- rebuilding
@@ -577,6 +606,6 @@ export class TargetConnection {
     endLingering(this.#link);
     if (error === undefined) this.#qemu?.destroySoon();
     else this.#qemu?.destroy();
-    this.#migration.closed(this, error);
+    this.#migration.closed(this, error, this.#isProven);
   }
 }

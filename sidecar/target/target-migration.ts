@@ -2,20 +2,23 @@
 // is granted from, the index that the target inherits, and the counters that end up in the result.
 
 import type { Socket } from 'node:net';
+import { BufferPool } from '../buffer-pool.ts';
 import { OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import { EXTENT_BLOCKS } from '../index/index-grower.ts';
 import type { PageHasher } from '../index/page-hash.ts';
+import { MAX_CONNECTIONS } from '../link/frame-types.ts';
+import type { LinkVersions } from '../link/hello.ts';
 import { LinkBadHelloError } from '../link/link-errors.ts';
 import type { BlockReader } from '../nas/block-reader.ts';
 import { ExtentCache } from '../nas/extent-cache.ts';
-import { RebuildBuffers } from './rebuild-buffers.ts';
 import { TargetConnection } from './target-connection.ts';
 
 /** Rebuilt bytes that may wait over all connections, for NAS and for QEMU. With everything else well below 256 MiB. */
 const MEMORY_BUDGET_BYTES = 64 * 1024 * 1024;
 /** What was read for the source's index, until batches refer to it. */
 const EXTENT_CACHE_BYTES = 64 * 1024 * 1024;
+const MAX_FREE_BYTES = 32 * 1024 * 1024;
 const MOST_PER_CONNECTION_BYTES = 24 * 1024 * 1024;
 /** Before a connection has delivered as much as this, QEMU may still be opening others. */
 const OPENING_BYTES = 4 * 1024 * 1024;
@@ -31,6 +34,10 @@ export interface TargetMigrationOptions {
   readonly inherit?: { readonly index: BlockIndex; readonly pageHasher: PageHasher };
   /** Opens a connection to the destination QEMU: the socket whose place ours took. */
   readonly dial: () => Promise<Socket>;
+  /** Versions of the link to speak; default: what this release speaks. */
+  readonly linkVersions?: LinkVersions;
+  /** How long a connection may take until its HELLO is there; default HELLO_TIMEOUT_MS. */
+  readonly helloTimeoutMs?: number;
   readonly log: (event: string, values: Readonly<Record<string, unknown>>) => void;
   /** Milliseconds, monotonic. */
   readonly now: () => number;
@@ -49,7 +56,8 @@ export interface TargetCounters {
 
 export class TargetMigration {
   readonly options: TargetMigrationOptions;
-  readonly buffers = new RebuildBuffers();
+  /** Batches are rebuilt in these; their number is bounded by credit. */
+  readonly buffers = new BufferPool(MAX_FREE_BYTES);
   readonly extents: ExtentCache;
   readonly counters: TargetCounters = {
     streamBytes: 0,
@@ -60,7 +68,13 @@ export class TargetMigration {
     resends: 0,
     batches: 0,
   };
-  failure: Error | undefined;
+  /** What first broke a connection that was relayed raw: no failure of ours, QEMU sees what it would see without us. */
+  relayFailure: Error | undefined;
+  /** Why a connection that asked for frames is relayed raw. */
+  rawReason: 'LinkVersion' | undefined;
+  #failure: Error | undefined;
+  /** Why the first connection ended that had not proved that it belongs to this migration. */
+  #strangerError: Error | undefined;
   readonly #connections = new Set<TargetConnection>();
   readonly #ordinals = new Set<number>();
   #accepted = 0;
@@ -74,6 +88,11 @@ export class TargetMigration {
     });
   }
 
+  /** What a stranger did is a failure only as long as nobody else came: it must not end a migration that runs. */
+  get failure(): Error | undefined {
+    return this.#failure ?? (this.#ordinals.size === 0 ? this.#strangerError : undefined);
+  }
+
   /** Connections open now. */
   get connections(): number {
     return this.#connections.size;
@@ -85,7 +104,9 @@ export class TargetMigration {
 
   /** Takes over a connection that came in on the place of QEMU's socket (with half-open allowed). */
   accept(link: Socket): void {
-    if (this.failure !== undefined) {
+    if (this.#failure !== undefined || this.#connections.size >= MAX_CONNECTIONS) {
+      if (this.#failure === undefined)
+        this.options.log('connection refused: too many', { limit: MAX_CONNECTIONS });
       link.destroy();
       return;
     }
@@ -114,10 +135,21 @@ export class TargetMigration {
     for (const connection of [...this.#connections]) connection.fail(error);
   }
 
-  closed(connection: TargetConnection, error: Error | undefined): void {
+  relayBroke(error: Error): void {
+    this.relayFailure ??= error;
+    this.options.log('relayed connection broke', { error: error.message });
+  }
+
+  /** @param isProven whether its HELLO showed that it belongs to this migration. */
+  closed(connection: TargetConnection, error: Error | undefined, isProven: boolean): void {
     this.#connections.delete(connection);
-    if (error !== undefined && this.failure === undefined) {
-      this.failure = error;
+    if (error !== undefined && !isProven && this.#failure === undefined) {
+      this.#strangerError ??= error;
+      this.options.log('connection closed that did not prove itself', { error: error.message });
+      return;
+    }
+    if (error !== undefined && this.#failure === undefined) {
+      this.#failure = error;
       this.options.log('migration failed', { error: error.message });
       for (const other of [...this.#connections]) other.fail(new OtherConnectionError(error));
     }
