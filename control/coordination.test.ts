@@ -86,6 +86,16 @@ describe('bringing two sidecars together', () => {
     expect(rawReason(state)).toBe('Suspended');
   });
 
+  it('takes a target back that nobody reached after GO, once the migration is over, and not before', () => {
+    const { state } = run([
+      ...[connected('source'), connected('target'), says('armed', 'target'), says('holding', 'source')],
+    ]);
+    expect(run([{ type: 'giveUp', reason: 'Suspended' }], state).sent).toEqual([]);
+    expect(run([{ type: 'giveUp', reason: 'MigrationOver' }], state).sent).toEqual(['disarm target']);
+    const finished = run([{ type: 'message', message: { ...exampleResult, role: 'target' } }], state);
+    expect(run([{ type: 'giveUp', reason: 'MigrationOver' }], finished.state).sent).toEqual([]);
+  });
+
   it('does not send GO to a target that is gone, and arms it again when it is back', () => {
     const { sent } = run([
       connected('source'),

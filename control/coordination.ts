@@ -163,8 +163,12 @@ function onRaw(state: Coordination, role: Role, reason: Reason): CoordinationSte
   };
 }
 
+/**
+ * After GO nothing can be taken back, but when the migration is over a target whom no connection ever reached (the path broke
+ * between GO and it) is still armed, and gets its socket back. One that was reached does not listen to DISARM.
+ */
 function giveUp(state: Coordination, reason: Reason): CoordinationStep {
-  if (state.go || state.given !== undefined) return { state, effects: [] };
+  if (state.given !== undefined || (state.go && reason !== 'MigrationOver')) return { state, effects: [] };
   const roles: Role[] = ['source', 'target'];
   return {
     state: { ...state, given: reason },

@@ -14,7 +14,7 @@ describe('docs/control-protocol.md', () => {
     const types = [...sidecarMessageSchema.options, ...hubMessageSchema.options].map(
       ({ shape }) => shape.type.value,
     );
-    expect(types).toHaveLength(12);
+    expect(types).toHaveLength(13);
     for (const type of types) expect(page).toMatch(new RegExp(`^\\| \`${type}\` \\|`, 'm'));
   });
 

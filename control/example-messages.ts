@@ -74,6 +74,7 @@ export const exampleSidecarMessages: readonly SidecarMessage[] = [
 
 export const exampleHubMessages: readonly HubMessage[] = [
   { type: 'welcome', release: '0.1.0', epoch: 7, recorded: [] },
+  { type: 'configure', index: { build: 'full', nasReadBytesPerSecond: 50_000_000 } },
   exampleArm,
   { type: 'go', ...migration, role: 'source' },
   { type: 'disarm', ...migration, role: 'target', reason: 'PeerRaw' },

@@ -65,6 +65,13 @@ export const indexStatusSchema = z.object({
 });
 export type IndexStatus = z.infer<typeof indexStatusSchema>;
 
+/** How the index is made: some blocks and what grows from hits, the whole volume, or nothing but what a migration brought. */
+export const indexBuildSchema = z.enum(['sample', 'full', 'inherit']);
+export type IndexBuild = z.infer<typeof indexBuildSchema>;
+
+/** Types of hub messages that came after the protocol's first release. Sent only to a sidecar whose HELLO names them. */
+export const laterHubMessages = ['configure'] as const;
+
 /** Where a side stands in a migration. `framed` is after GO (source) or after a framed HELLO (target). */
 export const sidePhaseSchema = z.enum(['arming', 'armed', 'holding', 'framed', 'raw', 'finished']);
 export type SidePhase = z.infer<typeof sidePhaseSchema>;
@@ -106,6 +113,8 @@ export const helloSchema = z.object({
   migrations: z
     .array(z.object({ ...migration, phase: sidePhaseSchema, reason: reason.optional() }))
     .max(MAX_RESUMED_MIGRATIONS),
+  /** Which of `laterHubMessages` this release knows; a later release may name more. */
+  accepts: z.array(z.string().max(32)).max(16).optional(),
 });
 export type Hello = z.infer<typeof helloSchema>;
 
@@ -155,6 +164,16 @@ export const resultSchema = z.object({
   cpuMilliseconds: count,
   /** What plain would have put on the link: for accelerated and observed ones. */
   plainLinkBytes: count.optional(),
+  /** Observed ones, source only: what this migration would have been, as far as the index tells. */
+  estimate: z
+    .object({
+      linkBytes: count,
+      nasBytes: count,
+      pages: pageCountsSchema,
+      /** Share of the index that was there: 8 when one block in 8 was sampled, and hits were counted eightfold. */
+      hitsCountedTimes: z.number().int().min(1).max(1024),
+    })
+    .optional(),
   volumes: z
     .array(
       z.object({ name: volumeName, nasBytes: count, uncached: z.boolean(), offReason: reason.optional() }),
@@ -227,8 +246,20 @@ export const disarmSchema = z.object({
 /** The result is stored: the sidecar need not send it again. */
 export const recordedSchema = z.object({ type: z.literal('recorded'), migrationUid: uid });
 
+/** What the policy of the VM says of its sidecar; again whenever that changes. */
+export const configureSchema = z.object({
+  type: z.literal('configure'),
+  index: z.object({
+    build: indexBuildSchema,
+    /** Most bytes a second read to make the index; the sidecar's own default when left out. */
+    nasReadBytesPerSecond: count.min(1).optional(),
+  }),
+});
+export type Configure = z.infer<typeof configureSchema>;
+
 export const hubMessageSchema = z.discriminatedUnion('type', [
   welcomeSchema,
+  configureSchema,
   armSchema,
   goSchema,
   disarmSchema,

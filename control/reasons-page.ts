@@ -1,13 +1,13 @@
 // docs/reasons.md, made from the constants: `node control/reasons-page.ts` writes it, a test compares.
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { outcomeReasons, outcomeReasonText } from './outcome-reasons.ts';
 import { reasons, reasonText } from './reasons.ts';
 
 export function reasonsPage(): string {
-  const rows = reasons.map((reason) => {
-    const { meaning, nextStep } = reasonText(reason);
-    return `| \`${reason}\` | ${sentence(meaning)} | ${sentence(nextStep)} |`;
-  });
+  const row = (reason: string, { meaning, nextStep }: { meaning: string; nextStep: string }) =>
+    `| \`${reason}\` | ${sentence(meaning)} | ${sentence(nextStep)} |`;
+  const head = ['| Reason | What is the case | What can be done |', '|---|---|---|'];
   return [
     '# Why a migration was not accelerated',
     '',
@@ -16,9 +16,16 @@ export function reasonsPage(): string {
     'These constants appear as the reason of the condition `Accelerated`, in `status.result.reason`, in events and in metric labels.',
     'A plain migration is KubeVirt as it is without this system.',
     '',
-    '| Reason | What is the case | What can be done |',
-    '|---|---|---|',
-    ...rows,
+    ...head,
+    ...reasons.map((reason) => row(reason, reasonText(reason))),
+    '',
+    '## How it stands, and how it ended',
+    '',
+    'Reasons of the condition `Complete` and of events; where a migration was not started at all, also of `Accelerated` and of',
+    '`status.result.reason`. The last ones are of the conditions of a NasMigrationPolicy.',
+    '',
+    ...head,
+    ...outcomeReasons.map((reason) => row(reason, outcomeReasonText(reason))),
     '',
   ].join('\n');
 }

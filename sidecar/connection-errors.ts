@@ -7,6 +7,7 @@ import {
   ABORT_PROTOCOL,
   ABORT_RETURN_PATH_STUCK,
   ABORT_SHUTDOWN,
+  ABORT_SILENT,
   ABORT_SOURCE_QEMU_GONE,
 } from './link/frame-types.ts';
 import { LinkError } from './link/link-errors.ts';
@@ -88,6 +89,30 @@ export class CreditOverrunError extends LinkError {
       `The source sidecar sent ${sentBytes} stream bytes although it was granted ${creditLimit}`,
       'Compare the versions of the two sidecars.',
       ABORT_PROTOCOL,
+    );
+  }
+}
+
+/** The other side acknowledges and does not answer PINGs: the link's rate could not be learned, and the list of open ones would grow. */
+export class PongsWithheldError extends LinkError {
+  readonly code = 'NASMIG_PONGS_WITHHELD';
+  constructor(openPings: number) {
+    super(
+      `The target sidecar left ${openPings} PINGs without an answer although it is there`,
+      'Compare the versions of the two sidecars.',
+      ABORT_PROTOCOL,
+    );
+  }
+}
+
+/** The other side sends and does not read: what it is due cannot be held without bound. */
+export class PeerNotReadingError extends LinkError {
+  readonly code = 'NASMIG_PEER_NOT_READING';
+  constructor(heldBytes: number) {
+    super(
+      `The other sidecar does not read the link: ${heldBytes} bytes wait for it`,
+      'See the log of the other sidecar and the state of the migration network.',
+      ABORT_SILENT,
     );
   }
 }

@@ -35,7 +35,13 @@ describe('agentConfigFrom', () => {
       logLevel: 'info',
       socketDirectory: '/var/run/kubevirt/migrationproxy',
       volumesDirectory: '/var/run/nasmigration/volumes',
-      index: { memoryBytes: 67108864, bytesPerSecond: 16 * 1024 * 1024, delayMs: 60_000, oneIn: 8 },
+      index: {
+        memoryBytes: 67108864,
+        build: 'sample',
+        bytesPerSecond: 16 * 1024 * 1024,
+        delayMs: 60_000,
+        oneIn: 8,
+      },
     });
   });
 

@@ -2,6 +2,7 @@
 // injection (operator/injection); what it does not set has a default here.
 
 import { z } from 'zod';
+import { type IndexBuild, indexBuildSchema } from '../../control/messages.ts';
 import { socketDirectoryFrom } from './socket-directory-path.ts';
 
 const MEBIBYTE = 1024 * 1024;
@@ -33,6 +34,7 @@ const Environment = z.object({
   NASMIG_RELEASE: text.default('0.1.0'),
   NASMIG_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
   NASMIG_INDEX_MEMORY_BYTES: whole(0).default(DEFAULT_INDEX_MEMORY_BYTES),
+  NASMIG_INDEX_BUILD: indexBuildSchema.default('sample'),
   NASMIG_INDEX_BYTES_PER_SECOND: whole(1).default(DEFAULT_INDEX_BYTES_PER_SECOND),
   NASMIG_INDEX_DELAY_MS: whole(0).default(DEFAULT_INDEX_DELAY_MS),
   NASMIG_INDEX_ONE_IN: whole(1).default(8),
@@ -57,6 +59,8 @@ export interface AgentConfig {
   readonly index: {
     /** 0: no index, and nothing is read to make one. */
     readonly memoryBytes: number;
+    /** How it is made; the operator may say otherwise later. */
+    readonly build: IndexBuild;
     readonly bytesPerSecond: number;
     /** From the start to the first block read for the index. */
     readonly delayMs: number;
@@ -99,6 +103,7 @@ export function agentConfigFrom(env: Readonly<Record<string, string | undefined>
     volumesDirectory: data.NASMIG_VOLUMES_DIR,
     index: {
       memoryBytes: data.NASMIG_INDEX_MEMORY_BYTES,
+      build: data.NASMIG_INDEX_BUILD,
       bytesPerSecond: data.NASMIG_INDEX_BYTES_PER_SECOND,
       delayMs: data.NASMIG_INDEX_DELAY_MS,
       oneIn: data.NASMIG_INDEX_ONE_IN,

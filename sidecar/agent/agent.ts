@@ -5,7 +5,14 @@
 import type { Logger } from 'pino';
 import { ControlClient } from '../../control/client.ts';
 import { GO_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, MAX_RESUMED_MIGRATIONS } from '../../control/limits.ts';
-import type { Hello, HubMessage, IndexStatus, Result, SidecarMessage } from '../../control/messages.ts';
+import {
+  type Hello,
+  type HubMessage,
+  type IndexStatus,
+  laterHubMessages,
+  type Result,
+  type SidecarMessage,
+} from '../../control/messages.ts';
 import type { Reason } from '../../control/reasons.ts';
 import {
   type ArmingEffect,
@@ -167,6 +174,7 @@ export class Agent {
       volumes: this.#volumes.describe(),
       index: this.#index.status(),
       migrations: [...running, ...finished].slice(0, MAX_RESUMED_MIGRATIONS),
+      accepts: [...laterHubMessages],
     };
   }
 
@@ -174,6 +182,9 @@ export class Agent {
     switch (message.type) {
       case 'welcome':
         for (const migrationUid of message.recorded) this.#unrecorded.delete(migrationUid);
+        return;
+      case 'configure':
+        this.#index.configure(message.index);
         return;
       case 'recorded':
         this.#log.debug({ migrationUid: message.migrationUid }, 'result recorded');

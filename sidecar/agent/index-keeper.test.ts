@@ -10,6 +10,8 @@ import { IndexKeeper } from './index-keeper.ts';
 import { PodVolumes } from './pod-volumes.ts';
 
 const BLOCKS = 512;
+/** The machine may be busy with other tests. */
+const eventually = <T>(value: () => T) => expect.poll(value, { timeout: 10_000 });
 let directory: string;
 let volumes: PodVolumes;
 let keeper: IndexKeeper;
@@ -32,7 +34,14 @@ afterEach(async () => {
 function keep(change: Partial<ConstructorParameters<typeof IndexKeeper>[0]['config']> = {}): void {
   log = [];
   keeper = new IndexKeeper({
-    config: { memoryBytes: 1 << 20, bytesPerSecond: 2 ** 30, delayMs: 0, oneIn: 8, ...change },
+    config: {
+      memoryBytes: 1 << 20,
+      build: 'sample',
+      bytesPerSecond: 2 ** 30,
+      delayMs: 0,
+      oneIn: 8,
+      ...change,
+    },
     volumes: () => volumes.readable,
     log: (event) => void log.push(event),
   });
@@ -43,7 +52,7 @@ describe('IndexKeeper', () => {
     keep();
     expect(keeper.status()).toMatchObject({ blocks: 0, bytes: 0, ready: false, nasReadBytes: 0 });
     keeper.start();
-    await expect.poll(() => keeper.status().ready).toBe(true);
+    await eventually(() => keeper.status().ready).toBe(true);
     expect(keeper.status()).toMatchObject({ blocks: BLOCKS / 8, nasReadBytes: (BLOCKS / 8) * 4096 });
     expect(log).toEqual(['index sampled']);
     // What HELLO and stats carry must be what the operator accepts.
@@ -58,7 +67,7 @@ describe('IndexKeeper', () => {
     expect(found?.index.count).toBe(0);
     expect(found?.volumes.map(({ name }) => name)).toEqual(['root']);
     keeper.resume();
-    await expect.poll(() => keeper.status().blocks).toBe(BLOCKS / 8);
+    await eventually(() => keeper.status().blocks).toBe(BLOCKS / 8);
   });
 
   it('does not sample what an incoming migration has brought', async () => {
@@ -85,12 +94,47 @@ describe('IndexKeeper', () => {
   it('begins anew when one more volume can be read', async () => {
     keep();
     keeper.start();
-    await expect.poll(() => keeper.status().ready).toBe(true);
+    await eventually(() => keeper.status().ready).toBe(true);
     mkdirSync(join(directory, 'data'));
     writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
     expect(await volumes.open()).toBe(true);
     keeper.volumesChanged();
-    await expect.poll(() => keeper.status().blocks).toBe(BLOCKS / 4);
+    await eventually(() => keeper.status().blocks).toBe(BLOCKS / 4);
     expect((await keeper.forMigration())?.volumes.map(({ name }) => name)).toEqual(['data', 'root']);
+  });
+
+  it('reads whole volumes where that is asked for, and goes on from a sample to it', async () => {
+    keep();
+    keeper.start();
+    await eventually(() => keeper.status().ready).toBe(true);
+    expect(keeper.hitsStandFor).toBe(8);
+    keeper.configure({ build: 'full' });
+    expect(keeper.status().ready).toBe(false);
+    await eventually(() => keeper.status().ready).toBe(true);
+    expect(keeper.status()).toMatchObject({ blocks: BLOCKS, nasReadBytes: (BLOCKS / 8 + BLOCKS) * 4096 });
+    expect(keeper.hitsStandFor).toBe(1);
+    expect(log).toEqual(['index sampled', 'index configured', 'index built']);
+  });
+
+  it('reads nothing where only what migrations bring is asked for', async () => {
+    keep({ build: 'inherit' });
+    keeper.start();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(keeper.status()).toMatchObject({ blocks: 0, nasReadBytes: 0, ready: true });
+    keeper.configure({ build: 'sample' });
+    await eventually(() => keeper.status().blocks).toBe(BLOCKS / 8);
+  });
+
+  it('keeps to the bytes per second that are asked for, also for what is under way', async () => {
+    keep({ build: 'full', bytesPerSecond: 1 });
+    keeper.start();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    // The first read goes at once, the second would be due after days.
+    expect(keeper.status()).toMatchObject({ ready: false });
+    keeper.configure({ build: 'full', nasReadBytesPerSecond: 2 ** 30 });
+    await eventually(() => keeper.status()).toMatchObject({ ready: true, blocks: BLOCKS });
+    // The same again changes nothing.
+    keeper.configure({ build: 'full', nasReadBytesPerSecond: 2 ** 30 });
+    expect(log.filter((event) => event === 'index configured')).toHaveLength(1);
   });
 });

@@ -1,8 +1,8 @@
 // Keeps the block index of this pod's volumes. It is inherited, for free, from an incoming migration; without one it is
-// sampled in the background, slowly, some time after the start. While a migration is armed nothing is sampled: the NAS and
-// the CPU are for the migration. The code that builds is loaded when it is needed, so that an idle sidecar stays small.
+// sampled, or read in full where the VM's policy says so, in the background, slowly, some time after the start. While a
+// migration is armed nothing is read for it: the NAS and the CPU are for the migration. The code that builds is loaded when it is needed, so that an idle sidecar stays small.
 
-import type { IndexStatus } from '../../control/messages.ts';
+import type { Configure, IndexBuild, IndexStatus } from '../../control/messages.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import type { BuildResult } from '../index/index-builder.ts';
 import type { Volume } from '../nas/volume.ts';
@@ -28,6 +28,10 @@ export class IndexKeeper {
   #timer: NodeJS.Timeout | undefined;
   #sampling: AbortController | undefined;
   #pauses = 0;
+  #build: IndexBuild;
+  #bytesPerSecond: number;
+  /** A hit stands for so many: the blocks between two samples are not in the index. */
+  #sampledOneIn = 1;
   #stopped = false;
   #buildSeconds: number | undefined;
   #nasReadBytes = 0;
@@ -36,11 +40,13 @@ export class IndexKeeper {
 
   constructor(options: IndexKeeperOptions) {
     this.#options = options;
+    this.#build = options.config.build;
+    this.#bytesPerSecond = options.config.bytesPerSecond;
   }
 
   /** Samples after the configured delay, unless an incoming migration brings the index. */
   start(): void {
-    this.#sampleIn(this.#options.config.delayMs);
+    this.#buildIn(this.#options.config.delayMs);
   }
 
   /** What HELLO and stats say of it. */
@@ -54,7 +60,7 @@ export class IndexKeeper {
       blocks: count,
       bytes: this.#index?.stats.bytes ?? 0,
       ageSeconds: Math.round((performance.now() - this.#changedAtMs) / 1000),
-      ready: this.#complete || this.#options.config.memoryBytes === 0,
+      ready: this.#complete || this.#build === 'inherit' || this.#options.config.memoryBytes === 0,
       ...(this.#buildSeconds === undefined ? {} : { buildSeconds: Math.round(this.#buildSeconds) }),
       nasReadBytes: this.#nasReadBytes,
     };
@@ -78,12 +84,32 @@ export class IndexKeeper {
 
   resume(): void {
     this.#pauses -= 1;
-    if (this.#pauses === 0) this.#sampleIn(this.#options.config.delayMs);
+    if (this.#pauses === 0) this.#buildIn(this.#options.config.delayMs);
+  }
+
+  /** What the operator says of the VM's policy: from now on, and for what is under way. */
+  configure({ build, nasReadBytesPerSecond }: Configure['index']): void {
+    const bytesPerSecond = nasReadBytesPerSecond ?? this.#options.config.bytesPerSecond;
+    if (build === this.#build && bytesPerSecond === this.#bytesPerSecond) return;
+    const isMore = build === 'full' && this.#build !== 'full';
+    this.#options.log('index configured', { build, bytesPerSecond });
+    this.#build = build;
+    this.#bytesPerSecond = bytesPerSecond;
+    // A sample is not what is asked for any longer; what it found stays.
+    if (isMore) this.#complete = false;
+    this.#sampling?.abort();
+    this.#buildIn(this.#options.config.delayMs);
+  }
+
+  /** What a hit in the index stands for: 1 for a full or inherited index, one in so many for a sampled one. */
+  get hitsStandFor(): number {
+    return this.#sampledOneIn;
   }
 
   /** An incoming migration has filled the index with the blocks that are in the guest's cache: no need to sample. */
   inherited(): void {
     this.#complete = true;
+    this.#sampledOneIn = 1;
   }
 
   /** One more volume can be read: what is indexed so far does not know it. */
@@ -92,7 +118,7 @@ export class IndexKeeper {
     this.#sampling?.abort();
     this.#index = undefined;
     this.#complete = false;
-    this.#sampleIn(this.#options.config.delayMs);
+    this.#buildIn(this.#options.config.delayMs);
   }
 
   /** Counts what a migration's index growth read. */
@@ -130,45 +156,50 @@ export class IndexKeeper {
     return this.#index;
   }
 
-  #sampleIn(delayMs: number): void {
+  #buildIn(delayMs: number): void {
     clearTimeout(this.#timer);
     if (this.#stopped || this.#complete || this.#pauses > 0 || this.#options.config.memoryBytes === 0) return;
-    this.#timer = setTimeout(() => void this.#sample(), delayMs);
+    if (this.#build === 'inherit') return;
+    this.#timer = setTimeout(() => void this.#make(), delayMs);
     this.#timer.unref();
   }
 
-  async #sample(): Promise<void> {
+  async #make(): Promise<void> {
     const stop = new AbortController();
     this.#sampling?.abort();
     this.#sampling = stop;
     const { config, log } = this.#options;
     try {
-      const [index, { buildSample }] = await Promise.all([
+      const isFull = this.#build === 'full';
+      const [index, { buildFull, buildSample }] = await Promise.all([
         this.#ensureIndex(),
         import('../index/index-builder.ts'),
       ]);
       if (index === undefined || stop.signal.aborted) return;
-      const built = await buildSample({
+      const options = {
         index,
         volumes: this.#indexed,
-        oneIn: config.oneIn,
-        bytesPerSecond: config.bytesPerSecond,
+        bytesPerSecond: this.#bytesPerSecond,
         signal: stop.signal,
-      });
-      this.#sampled(built, index);
+      };
+      const built = isFull
+        ? await buildFull(options)
+        : await buildSample({ ...options, oneIn: config.oneIn });
+      this.#made(built, index, isFull);
     } catch (error) {
-      log('sampling failed', { error: error instanceof Error ? error.message : String(error) });
-      this.#sampleIn(RETRY_MS);
+      log('index was not made', { error: error instanceof Error ? error.message : String(error) });
+      this.#buildIn(RETRY_MS);
     } finally {
       if (this.#sampling === stop) this.#sampling = undefined;
     }
   }
 
-  #sampled(built: BuildResult, index: BlockIndex): void {
+  #made(built: BuildResult, index: BlockIndex, isFull: boolean): void {
     this.#nasReadBytes += built.bytesRead;
     if (built.aborted || index !== this.#index) return;
     this.#buildSeconds = (this.#buildSeconds ?? 0) + built.seconds;
-    this.#options.log('index sampled', {
+    this.#sampledOneIn = isFull && !built.full ? 1 : this.#options.config.oneIn;
+    this.#options.log(isFull ? 'index built' : 'index sampled', {
       blocks: index.count,
       nasBytes: built.bytesRead,
       seconds: Math.round(built.seconds * 10) / 10,
@@ -176,6 +207,6 @@ export class IndexKeeper {
       failures: built.failures.map((failure) => failure.message),
     });
     this.#complete = built.failures.length === 0;
-    this.#sampleIn(RETRY_MS);
+    this.#buildIn(RETRY_MS);
   }
 }

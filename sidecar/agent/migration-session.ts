@@ -11,6 +11,7 @@ import type { ArmedMigration, Interposer, TakenSocket } from '../interposer/inte
 import type { SwapStanding } from '../interposer/swap-decision.ts';
 import { relayRaw } from '../raw-relay.ts';
 import type { IndexKeeper } from './index-keeper.ts';
+import type { ObservedStream } from './observed-stream.ts';
 import type { MigrationPipeline, PipelineOptions } from './pipeline.ts';
 import { sessionResult } from './session-result.ts';
 
@@ -57,6 +58,8 @@ export class MigrationSession {
   #raw: { readonly reason: Reason; readonly detail?: string } | undefined;
   readonly #held: Held[] = [];
   #pipeline: MigrationPipeline | undefined;
+  /** Of a source that is only to observe. */
+  #observed: ObservedStream | undefined;
   #loading: Promise<((options: PipelineOptions) => MigrationPipeline) | undefined> | undefined;
   /** Where the pipeline dials: the socket whose place was taken last. */
   #taken: TakenSocket | undefined;
@@ -66,6 +69,7 @@ export class MigrationSession {
   #relaysUnderWay = 0;
   #relayedBytes = 0;
   #relayFailure: Error | undefined;
+  #relayBroke: Error | undefined;
   /** Raw connections reach the other side in the order in which they came. */
   #dialing: Promise<void> = Promise.resolve();
 
@@ -212,10 +216,13 @@ export class MigrationSession {
   #relay({ taken, socket }: Held): void {
     this.#relaysUnderWay += 1;
     this.#relayed.add(socket);
+    const look = this.#way === 'raw' && this.#raw === undefined ? this.#observed?.connection() : undefined;
     const over = (error: Error | undefined): void => {
       this.#relaysUnderWay -= 1;
       this.#relayed.delete(socket);
-      if (error !== undefined) this.#log('relayed connection broke', { error: error.message });
+      if (error === undefined) return;
+      this.#relayBroke ??= error;
+      this.#log('relayed connection broke', { error: error.message });
     };
     this.#dialing = this.#dialing.then(async () => {
       try {
@@ -223,6 +230,8 @@ export class MigrationSession {
         const count = (bytes: number): void => {
           this.#relayedBytes += bytes;
         };
+        // In the same turn as the relay begins, so that both see every byte.
+        if (look !== undefined) socket.on('data', (bytes: Buffer) => this.#observe(look, bytes));
         void relayRaw(socket, other, count).then(over);
       } catch (error) {
         // As without us: what dials a socket that nobody serves is closed.
@@ -233,6 +242,17 @@ export class MigrationSession {
     });
   }
 
+  /** What is only an estimate must not cost the migration anything: a fault of it ends the looking. */
+  #observe(look: (bytes: Uint8Array) => void, bytes: Uint8Array): void {
+    if (this.#observed === undefined) return;
+    try {
+      look(bytes);
+    } catch (error) {
+      this.#observed = undefined;
+      this.#log('observing ended', { error: messageOf(error) });
+    }
+  }
+
   get #openConnections(): number {
     return this.#held.length + this.#relaysUnderWay + (this.#pipeline?.connections ?? 0);
   }
@@ -241,8 +261,11 @@ export class MigrationSession {
 
   /** Loads the code and the index while there is time, seconds before the first connection. */
   #load(): void {
-    if (!changesStream(this.#order.mode)) return;
     const { index } = this.#dependencies;
+    if (!changesStream(this.#order.mode)) {
+      if (this.role === 'source') void this.#loadObserver();
+      return;
+    }
     const loading = Promise.all([
       index.forMigration(),
       this.role === 'source' ? import('./source-pipeline.ts') : import('./target-pipeline.ts'),
@@ -261,6 +284,25 @@ export class MigrationSession {
     });
     this.#loading = loading;
     loading.catch((error: unknown) => this.#decline('InternalError', messageOf(error)));
+  }
+
+  /** Without an index nothing would have been saved, and the result says nothing of it. */
+  async #loadObserver(): Promise<void> {
+    const { index } = this.#dependencies;
+    try {
+      const [found, { ObservedStream }] = await Promise.all([
+        index.forMigration(),
+        import('./observed-stream.ts'),
+      ]);
+      if (found === undefined) return;
+      this.#observed = new ObservedStream({
+        index: found.index,
+        usable: found.volumes.map(({ name }) => this.#order.volumes.includes(name)),
+        hitsStandFor: index.hitsStandFor,
+      });
+    } catch (error) {
+      this.#log('nothing is observed', { error: messageOf(error) });
+    }
   }
 
   #holdIndex(): void {
@@ -359,7 +401,12 @@ export class MigrationSession {
       connections: this.#connections,
       raw: this.#raw,
       relayedBytes: this.#relayedBytes,
+      observed:
+        this.#observed === undefined
+          ? undefined
+          : { estimate: this.#observed.estimate(), iterations: this.#observed.iterations },
       relayFailure: this.#relayFailure,
+      relayBroke: this.#relayBroke ?? pipeline?.relayFailure,
       framed:
         pipeline === undefined
           ? undefined

@@ -28,6 +28,8 @@ export interface MigrationPipeline {
   readonly connections: number;
   readonly accepted: number;
   readonly failure: Error | undefined;
+  /** What broke a connection that was relayed raw. */
+  readonly relayFailure: Error | undefined;
   /** Set when the stream turned out to be one that is not changed. */
   readonly rawReason: Reason | undefined;
   snapshot(): PipelineSnapshot;

@@ -29,6 +29,7 @@ const facts: SessionFacts = {
   raw: undefined,
   relayedBytes: 0,
   relayFailure: undefined,
+  observed: undefined,
   framed: { snapshot, failure: undefined, rawReason: undefined },
   stopped: false,
   durationMs: 1234.5,
@@ -115,5 +116,46 @@ describe('sessionResult', () => {
     expect(result.outcome).toBe('failed');
     expect(result.reason).toBeUndefined();
     expect(result.detail).toHaveLength(1024);
+  });
+
+  it('tells of an observed migration what it would have been, and of no other', () => {
+    const estimate = {
+      linkBytes: 10,
+      nasBytes: 8192,
+      pages: { reference: 2, literalRaw: 0, literalCompressed: 1, zero: 0 },
+      hitsCountedTimes: 8,
+    };
+    const observed: SessionFacts = {
+      ...facts,
+      mode: 'observe',
+      framed: undefined,
+      relayedBytes: 5000,
+      observed: { estimate, iterations: 3 },
+    };
+    const result = resultSchema.parse(sessionResult(observed));
+    expect(result).toMatchObject({
+      outcome: 'observed',
+      estimate,
+      iterations: 3,
+      qemuBytes: 5000,
+      linkBytes: 5000,
+      plainLinkBytes: 5000,
+      nasBytes: 0,
+    });
+    const gaveUp = sessionResult({ ...observed, raw: { reason: 'NoGo' } });
+    expect(gaveUp).toMatchObject({ outcome: 'raw', iterations: 0 });
+    expect(gaveUp).not.toHaveProperty('estimate');
+  });
+
+  it('tells what broke a connection that was relayed, which is no failure of ours', () => {
+    const relayBroke = new Error('read ECONNRESET');
+    const detail = 'a relayed connection broke: read ECONNRESET';
+    const raw = { ...snapshot, batches: 0 };
+    expect(
+      sessionResult({ ...framedWith({ snapshot: raw, rawReason: 'LinkVersion' }), relayBroke }),
+    ).toMatchObject({ outcome: 'raw', reason: 'LinkVersion', detail });
+    expect(sessionResult({ ...facts, framed: undefined, raw: { reason: 'NoGo' }, relayBroke })).toMatchObject(
+      { outcome: 'raw', reason: 'NoGo', detail },
+    );
   });
 });

@@ -17,6 +17,10 @@ export interface SessionFacts {
   readonly raw: { readonly reason: Reason; readonly detail?: string } | undefined;
   /** Bytes of connections that the session itself relayed. */
   readonly relayedBytes: number;
+  /** What was seen in them by a source that observes. */
+  readonly observed:
+    | { readonly estimate: NonNullable<Result['estimate']>; readonly iterations: number }
+    | undefined;
   /** Set when a relayed connection could not be passed on. */
   readonly relayFailure: Error | undefined;
   readonly framed:
@@ -26,6 +30,8 @@ export interface SessionFacts {
         readonly rawReason: Reason | undefined;
       }
     | undefined;
+  /** What broke a connection that was relayed byte for byte; both QEMUs see the same as without us. */
+  readonly relayBroke?: Error | undefined;
   /** The process was told to stop while connections were open. */
   readonly stopped: boolean;
   readonly durationMs: number;
@@ -52,11 +58,12 @@ export function sessionResult(facts: SessionFacts): Result {
     nasBytes: snapshot?.nasBytes ?? 0,
     pages: snapshot?.pages ?? { reference: 0, literalRaw: 0, literalCompressed: 0, zero: 0 },
     resends: snapshot?.resends ?? 0,
-    iterations: snapshot?.iterations ?? 0,
+    iterations: snapshot?.iterations ?? (outcome === 'observed' ? (facts.observed?.iterations ?? 0) : 0),
     durationMs: Math.round(facts.durationMs),
     ...(facts.downtimeMs === undefined ? {} : { downtimeMs: Math.round(facts.downtimeMs) }),
     cpuMilliseconds: Math.round(facts.cpuMilliseconds),
     ...(outcome === 'accelerated' || outcome === 'observed' ? { plainLinkBytes: qemuBytes } : {}),
+    ...(outcome === 'observed' && facts.observed !== undefined ? { estimate: facts.observed.estimate } : {}),
     volumes: [...(snapshot?.volumes ?? [])],
   };
 }
@@ -69,13 +76,22 @@ function verdict(facts: SessionFacts): Verdict {
   if (framed !== undefined) {
     if (framed.failure !== undefined) return { outcome: 'failed', ...describeFailure(framed.failure) };
     if (framed.snapshot.batches > 0) return { outcome: 'accelerated' };
-    return { outcome: 'raw', ...(framed.rawReason === undefined ? {} : { reason: framed.rawReason }) };
+    return {
+      outcome: 'raw',
+      ...(framed.rawReason === undefined ? {} : { reason: framed.rawReason }),
+      ...broken(facts),
+    };
   }
   if (facts.relayFailure !== undefined) {
     return { outcome: 'failed', ...withDetail(raw?.reason ?? 'InternalError', facts.relayFailure.message) };
   }
   if (facts.mode === 'observe' && raw === undefined) return { outcome: 'observed' };
-  return { outcome: 'raw', ...because };
+  return { outcome: 'raw', ...broken(facts), ...because };
+}
+
+/** A detail for what is raw and broke on its way. */
+function broken({ relayBroke }: SessionFacts): Pick<Result, 'detail'> {
+  return relayBroke === undefined ? {} : { detail: `a relayed connection broke: ${relayBroke.message}` };
 }
 
 function withDetail(reason: Reason, detail: string | undefined): Pick<Result, 'reason' | 'detail'> {

@@ -20,6 +20,7 @@ export class SourcePipeline implements MigrationPipeline {
   readonly #grower: IndexGrower;
   readonly #volumes: readonly CountedVolume[];
   readonly #closed: (grownBytes: number) => void;
+  readonly #log: PipelineOptions['log'];
 
   /** @param closed called once, with what the index's growth read from the NAS. */
   constructor(
@@ -29,6 +30,7 @@ export class SourcePipeline implements MigrationPipeline {
     closed: (grownBytes: number) => void,
   ) {
     this.#closed = closed;
+    this.#log = options.log;
     this.#volumes = volumes.map((volume) => new CountedVolume(volume));
     const remoteHashes = new RemoteBlockHashes(index.seed);
     this.#grower = new IndexGrower({
@@ -70,6 +72,10 @@ export class SourcePipeline implements MigrationPipeline {
     return this.#migration.failure;
   }
 
+  get relayFailure(): Error | undefined {
+    return this.#migration.relayFailure;
+  }
+
   get rawReason(): Reason | undefined {
     const { rawReason, counters } = this.#migration;
     return rawReason ?? (counters.batches === 0 ? 'UnknownStream' : undefined);
@@ -89,8 +95,8 @@ export class SourcePipeline implements MigrationPipeline {
       nasBytes: counters.referencePages * PAGE_BYTES,
       pages: {
         reference: counters.referencePages,
-        literalRaw: 0,
-        literalCompressed: counters.literalPages,
+        literalRaw: counters.rawLiteralPages,
+        literalCompressed: counters.literalPages - counters.rawLiteralPages,
         zero: counters.zeroPages,
       },
       resends: counters.resentBatches,
@@ -108,6 +114,8 @@ export class SourcePipeline implements MigrationPipeline {
     // Nothing when the migration is over.
     this.#migration.abort(new ShutdownError());
     this.#grower.close();
+    const { resentBatches, resentPages, declinedPages } = this.#migration.counters;
+    this.#log('source pipeline closed', { resentBatches, resentPages, declinedPages });
     this.#closed(this.#grower.stats.bytesRead);
   }
 }

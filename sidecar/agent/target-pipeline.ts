@@ -19,7 +19,10 @@ export class TargetPipeline implements MigrationPipeline {
 
   constructor(options: PipelineOptions, index: BlockIndex, volumes: readonly Volume[]) {
     this.#volumes = volumes.map((volume) => new CountedVolume(volume));
-    this.#reader = new BlockReader({ volumes: this.#volumes });
+    this.#reader = new BlockReader({
+      volumes: this.#volumes,
+      budgetBytesPerSecond: options.nasReadBytesPerSecond ?? 0,
+    });
     this.#migration = new TargetMigration({
       migrationId: options.migrationUid,
       sessionKey: options.sessionKey,
@@ -48,8 +51,13 @@ export class TargetPipeline implements MigrationPipeline {
     return this.#migration.failure;
   }
 
+  get relayFailure(): Error | undefined {
+    return this.#migration.relayFailure;
+  }
+
   get rawReason(): Reason | undefined {
-    return this.#migration.counters.batches === 0 ? 'PeerRaw' : undefined;
+    const { rawReason, counters } = this.#migration;
+    return rawReason ?? (counters.batches === 0 ? 'PeerRaw' : undefined);
   }
 
   snapshot(): PipelineSnapshot {

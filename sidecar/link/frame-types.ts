@@ -88,14 +88,24 @@ export const MAX_POSITION_BYTES_PER_PAGE = 2;
 export const INITIAL_CREDIT_BYTES = MAX_RECONSTRUCTED_BYTES;
 /** Return-path bytes that the source holds for a QEMU that does not read; QEMU's messages are at most 516 bytes. */
 export const MAX_HELD_RETURN_BYTES = 1024 * 1024;
+/** PINGs without a PONG. A PONG comes when its batch has arrived, so an honest target never leaves as many open. */
+export const MAX_OPEN_PINGS = 4096;
+/** What a side holds for a peer that does not read, besides batches and their patches: answers are a few bytes each. */
+export const MAX_UNREAD_LINK_BYTES = 1024 * 1024;
+/** Connections of one migration at a time: QEMU numbers its multifd channels with a byte, and main is one more. */
+export const MAX_CONNECTIONS = 257;
 /** The first bytes of a connection go as literals: QEMU's receiver spins on its first bytes in its main loop. */
 export const FIRST_LITERAL_BYTES = 64 * 1024;
 /** Each side of a framed connection sends PING this often. */
 export const PING_INTERVAL_MS = 1000;
 /** Nothing received for this long: the connection is late, which is logged once and counted. */
 export const LATE_AFTER_MS = 5000;
-/** Nothing received for this long: the connection is silent and is aborted. KubeVirt itself gives up after 150 s. */
-export const SILENT_AFTER_MS = 30_000;
+/**
+ * Nothing received for this long: the connection is silent and is aborted. A link may break while the VM is stopped for the
+ * switch-over, and the VM is to run again within 30 s: QEMU needs some of them. (libvirt gives its own connection up after 30 s of
+ * silence, KubeVirt a migration without progress after 150 s.)
+ */
+export const SILENT_AFTER_MS = 20_000;
 /** The answer to HELLO needs a connect to the destination QEMU's socket and no NAS, so it is quick or does not come. */
 export const HELLO_TIMEOUT_MS = 10_000;
 

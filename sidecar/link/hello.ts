@@ -30,6 +30,15 @@ const MAGIC = Buffer.from('NASM', 'latin1');
 const NO_BYTES = Buffer.alloc(0);
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
+/** Versions of the protocol that a side speaks, lowest to highest. */
+export interface LinkVersions {
+  readonly min: number;
+  readonly max: number;
+}
+
+/** What this release speaks. */
+export const SPOKEN_VERSIONS: LinkVersions = { min: MIN_LINK_VERSION, max: MAX_LINK_VERSION };
+
 export interface HelloVolume {
   readonly name: string;
   /** In an answer: the source's size when the target can read the volume, else 0. */
@@ -107,6 +116,8 @@ interface HelloFields {
   readonly random: Uint8Array;
   readonly migrationId: Uint8Array;
   readonly volumes: readonly HelloVolume[];
+  /** Default {@link SPOKEN_VERSIONS}. */
+  readonly versions?: LinkVersions | undefined;
 }
 
 function encodeHello(fields: HelloFields, proofKey: KeyObject, sourceBody: Uint8Array): Buffer {
@@ -123,8 +134,10 @@ function encodeHello(fields: HelloFields, proofKey: KeyObject, sourceBody: Uint8
   }
   const fixed = Buffer.alloc(HELLO_FIXED_BYTES);
   MAGIC.copy(fixed, 0);
-  fixed[4] = MIN_LINK_VERSION;
-  fixed[5] = MAX_LINK_VERSION;
+  const { min, max } = fields.versions ?? SPOKEN_VERSIONS;
+  if (!(min >= 1 && min <= max && max <= 255)) throw new LinkMisuseError(`link versions ${min} to ${max}`);
+  fixed[4] = min;
+  fixed[5] = max;
   fixed[6] = fields.role === 'source' ? 0 : 1;
   fixed[7] = fields.mode === 'raw' ? 0 : 1;
   fixed.writeUInt16BE(fields.ordinal, 8);
@@ -164,13 +177,21 @@ export function encodeSourceHello(fields: Omit<HelloFields, 'role'>, proofKey: K
  */
 export function answerHello(
   source: Hello,
-  answer: { readonly mode: Mode; readonly random: Uint8Array; readonly usable: readonly boolean[] },
+  answer: {
+    readonly mode: Mode;
+    readonly random: Uint8Array;
+    readonly usable: readonly boolean[];
+    readonly versions?: LinkVersions | undefined;
+  },
   proofKey: KeyObject,
 ): Buffer {
-  const framed = answer.mode === 'framed' && source.mode === 'framed' && highestCommonVersion(source) > 0;
+  const own = answer.versions ?? SPOKEN_VERSIONS;
+  const common = highestCommonVersion({ min: source.minVersion, max: source.maxVersion }, own);
+  const framed = answer.mode === 'framed' && source.mode === 'framed' && common > 0;
   return encodeHello(
     {
       role: 'target',
+      versions: own,
       mode: framed ? 'framed' : 'raw',
       ordinal: source.ordinal,
       random: answer.random,
@@ -271,10 +292,10 @@ export function verifyTargetHello(hello: Hello, proofKey: KeyObject, source: Hel
   return agree(source, hello);
 }
 
-/** Highest version that `peer` and this sidecar speak, 0 when there is none. */
-function highestCommonVersion(peer: { readonly minVersion: number; readonly maxVersion: number }): number {
-  const highest = Math.min(peer.maxVersion, MAX_LINK_VERSION);
-  return highest >= Math.max(peer.minVersion, MIN_LINK_VERSION) ? highest : 0;
+/** Highest version that both speak, 0 when there is none. */
+export function highestCommonVersion(one: LinkVersions, other: LinkVersions): number {
+  const highest = Math.min(one.max, other.max);
+  return highest >= Math.max(one.min, other.min) ? highest : 0;
 }
 
 /**
@@ -306,9 +327,11 @@ export function agree(source: Hello, answer: Hello): Agreement {
     return { name: volume.name, sizeBytes: volume.sizeBytes, usable: answered.sizeBytes !== 0 };
   });
   if (answer.mode === 'raw') return { mode: 'raw', version: 0, volumes };
-  const lowest = Math.max(source.minVersion, answer.minVersion);
-  const version = Math.min(source.maxVersion, answer.maxVersion);
-  if (version < lowest || version < MIN_LINK_VERSION || version > MAX_LINK_VERSION) {
+  const version = highestCommonVersion(
+    { min: source.minVersion, max: source.maxVersion },
+    { min: answer.minVersion, max: answer.maxVersion },
+  );
+  if (version === 0) {
     throw new LinkVersionError(answer.minVersion, answer.maxVersion, source.minVersion, source.maxVersion);
   }
   return { mode: 'framed', version, volumes };

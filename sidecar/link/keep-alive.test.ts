@@ -45,6 +45,12 @@ describe('KeepAlive', () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
+  it('is silent in time for a stopped VM to run again within 30 s of the break', () => {
+    start();
+    vi.advanceTimersByTime(25_000);
+    expect(told.at(-1)).toMatch(/^silent /);
+  });
+
   it('tells again when the peer is late again', () => {
     const keepAlive = start();
     vi.advanceTimersByTime(LATE_AFTER_MS + PING_INTERVAL_MS);

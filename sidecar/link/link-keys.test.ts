@@ -26,7 +26,7 @@ describe('keys', () => {
   });
 
   it('of a connection', () => {
-    const keys = deriveConnectionKeys(sessionKey, sourceRandom, targetRandom, 0x0102);
+    const keys = deriveConnectionKeys(sessionKey, sourceRandom, targetRandom, 0x0102, 1);
     const salt = Buffer.concat([sourceRandom, targetRandom]);
     const tagInfo = Buffer.concat([Buffer.from('nasmig link v1'), Buffer.of(1, 2, 0)]);
     const seedInfo = Buffer.concat([Buffer.from('nasmig digest'), Buffer.of(1, 2)]);
@@ -36,11 +36,11 @@ describe('keys', () => {
 
   it('differ by random, side and ordinal', () => {
     const all = [
-      deriveConnectionKeys(sessionKey, sourceRandom, targetRandom, 0),
-      deriveConnectionKeys(sessionKey, sourceRandom, targetRandom, 1),
-      deriveConnectionKeys(sessionKey, sourceRandom, targetRandom, 256),
-      deriveConnectionKeys(sessionKey, targetRandom, sourceRandom, 0),
-      deriveConnectionKeys(Buffer.alloc(32, 8), sourceRandom, targetRandom, 0),
+      deriveConnectionKeys(sessionKey, sourceRandom, targetRandom, 0, 1),
+      deriveConnectionKeys(sessionKey, sourceRandom, targetRandom, 1, 1),
+      deriveConnectionKeys(sessionKey, sourceRandom, targetRandom, 256, 1),
+      deriveConnectionKeys(sessionKey, targetRandom, sourceRandom, 0, 1),
+      deriveConnectionKeys(Buffer.alloc(32, 8), sourceRandom, targetRandom, 0, 1),
     ];
     expect(new Set(all.map((keys) => bytesOf(keys.tagKey))).size).toBe(all.length);
     expect(new Set(all.map((keys) => keys.digestSeed)).size).toBe(all.length);
@@ -49,7 +49,7 @@ describe('keys', () => {
   it('are not made from too little', () => {
     const short = () => deriveProofKey(Buffer.alloc(31));
     expect(short).toThrow(expect.objectContaining({ code: 'NASMIG_LINK_MISUSE' }));
-    const shortRandom = () => deriveConnectionKeys(sessionKey, sourceRandom.subarray(1), targetRandom, 0);
+    const shortRandom = () => deriveConnectionKeys(sessionKey, sourceRandom.subarray(1), targetRandom, 0, 1);
     expect(shortRandom).toThrow(expect.objectContaining({ code: 'NASMIG_LINK_MISUSE' }));
   });
 });

@@ -38,12 +38,16 @@ function connectionInfo(label: string, ordinal: number, direction?: number): Buf
   return Buffer.concat([Buffer.from(label, 'latin1'), Buffer.from(tail)]);
 }
 
-/** Keys of connection `ordinal`; both randoms are in the salt, so no two connections share a key. */
+/**
+ * Keys of connection `ordinal`; both randoms are in the salt, so no two connections share a key. The agreed `version` is in what
+ * they are derived from, so that a batch of one version is never taken for one of another.
+ */
 export function deriveConnectionKeys(
   sessionKey: Uint8Array,
   sourceRandom: Uint8Array,
   targetRandom: Uint8Array,
   ordinal: number,
+  version: number,
 ): ConnectionKeys {
   checkSessionKey(sessionKey);
   if (sourceRandom.length !== RANDOM_BYTES || targetRandom.length !== RANDOM_BYTES) {
@@ -55,7 +59,7 @@ export function deriveConnectionKeys(
   const derive = (info: Buffer, bytes: number) =>
     Buffer.from(hkdfSync('sha256', sessionKey, salt, info, bytes));
   return {
-    tagKey: createSecretKey(derive(connectionInfo('nasmig link v1', ordinal, SOURCE_TO_TARGET), 16)),
+    tagKey: createSecretKey(derive(connectionInfo(`nasmig link v${version}`, ordinal, SOURCE_TO_TARGET), 16)),
     digestSeed: derive(connectionInfo('nasmig digest', ordinal), 8).readBigUInt64BE(0),
   };
 }

@@ -53,6 +53,7 @@ const { tagKey, digestSeed } = deriveConnectionKeys(
   Buffer.alloc(32, 1),
   Buffer.alloc(32, 2),
   0,
+  1,
 );
 const seed = Buffer.alloc(8);
 seed.writeBigUInt64BE(digestSeed);

@@ -271,4 +271,38 @@ describe('BlockReader', () => {
     expect(reader.bytesPerSecond()).toBeGreaterThan(2 ** 20 * 5);
     expect(reader.p99Micros()).toBeGreaterThanOrEqual(200_000);
   });
+
+  it('reads no faster than its budget, tells no more than that, and does not take waiting for a late NAS', async () => {
+    const volume = new MemoryVolume('a', patternBlocks(64));
+    const budgetBytesPerSecond = 16 * BLOCK_BYTES * 10;
+    const reader = new BlockReader({
+      volumes: [volume],
+      maxReadBytes: 16 * BLOCK_BYTES,
+      budgetBytesPerSecond,
+      deadlineMs: 250,
+    });
+    const destination = new Uint8Array(64 * BLOCK_BYTES);
+    const startedAt = performance.now();
+    // Four reads of a tenth of a second each: the last one begins after the deadline of a reader without a budget.
+    expect(await reader.readBlocks([makeRun(0, 64, 0)], destination)).toEqual({ pages: 64, ...DONE });
+    expect(performance.now() - startedAt).toBeGreaterThan(290);
+    expect(Buffer.compare(destination, volume.content)).toBe(0);
+    expect(volume.mostOutstanding).toBe(1);
+    expect(reader.bytesPerSecond()).toBeLessThanOrEqual(budgetBytesPerSecond);
+  });
+
+  it('gives a request up at its deadline when the budget is too small for it, and ends its wait when closed', async () => {
+    const volume = new MemoryVolume('a', patternBlocks(64));
+    const reader = new BlockReader({
+      volumes: [volume],
+      maxReadBytes: 16 * BLOCK_BYTES,
+      budgetBytesPerSecond: 1,
+      deadlineMs: 30,
+    });
+    const outcome = await reader.readBlocks([makeRun(0, 32, 0)], new Uint8Array(32 * BLOCK_BYTES));
+    expect(outcome).toMatchObject({ missingCount: 16, failure: { code: 'NASMIG_NAS_DEADLINE' } });
+    const another = reader.readBlocks([makeRun(0, 1, 0)], new Uint8Array(BLOCK_BYTES), 20_000);
+    reader.close();
+    expect(await another).toMatchObject({ missingCount: 1, failure: { code: 'NASMIG_NAS_CLOSED' } });
+  });
 });

@@ -12,6 +12,7 @@ import {
   NasReadError,
   VolumeShortError,
 } from './nas-error.ts';
+import { ReadBudget } from './read-budget.ts';
 import { alignedMemory, BLOCK_BYTES, type BlockVolume } from './volume.ts';
 
 /** `count` consecutive blocks; block i goes to the 4096 bytes at `offset` + i x `stride` of the destination. */
@@ -47,6 +48,8 @@ export interface BlockReaderOptions {
   readonly maxReadBytes?: number;
   /** Time a request has from readBlocks on. */
   readonly deadlineMs?: number;
+  /** Most bytes a second to read, gaps included; 0, the default, for no limit. A wait shorter than the deadline does not count towards it. */
+  readonly budgetBytesPerSecond?: number;
   /** A clock in milliseconds, for what is measured; deadlines are timers. */
   readonly now?: () => number;
 }
@@ -121,6 +124,11 @@ export class BlockReader {
   readonly #queue: Job[] = [];
   readonly #open = new Set<Job>();
   readonly #latency = new LatencyHistogram();
+  readonly #budget: ReadBudget | undefined;
+  readonly #budgetBytesPerSecond: number;
+  /** A read waits for the budget, and those behind it with it. */
+  #waiting = false;
+  readonly #closing = new AbortController();
   #closed = false;
   #stuck = 0;
   #bytesRead = 0;
@@ -147,6 +155,9 @@ export class BlockReader {
     this.#cellBlocks = maxReadBytes / BLOCK_BYTES;
     this.#deadlineMs = options.deadlineMs ?? DEFAULT_DEADLINE_MS;
     this.#now = options.now ?? performance.now.bind(performance);
+    this.#budgetBytesPerSecond = options.budgetBytesPerSecond ?? 0;
+    this.#budget =
+      this.#budgetBytesPerSecond === 0 ? undefined : new ReadBudget(this.#budgetBytesPerSecond, this.#now);
     const slab = alignedMemory(maxInFlight * maxReadBytes);
     this.#slices = Array.from({ length: maxInFlight }, (_, i) =>
       Buffer.from(slab.buffer, i * maxReadBytes, maxReadBytes),
@@ -171,10 +182,11 @@ export class BlockReader {
     return this.#stuck;
   }
 
-  /** Bytes per second while reads are outstanding, recent ones weighing more; 0 before there is a sample. */
+  /** Bytes per second while reads are outstanding, recent ones weighing more, never above the budget; 0 before there is a sample. */
   bytesPerSecond(): number {
-    if (this.#rate > 0) return this.#rate;
-    return this.#busyMs >= RATE_SAMPLE_MS / 10 ? (this.#busyBytes / this.#busyMs) * 1000 : 0;
+    const first = this.#busyMs >= RATE_SAMPLE_MS / 10 ? (this.#busyBytes / this.#busyMs) * 1000 : 0;
+    const rate = this.#rate > 0 ? this.#rate : first;
+    return this.#budget === undefined ? rate : Math.min(rate, this.#budgetBytesPerSecond);
   }
 
   /** 99th percentile of the time one read takes, in microseconds, rounded up by at most a fifth; 0 without samples. */
@@ -232,6 +244,7 @@ export class BlockReader {
   /** Ends all outstanding requests with NASMIG_NAS_CLOSED. Reads in the kernel end when they do. */
   close(): void {
     this.#closed = true;
+    this.#closing.abort();
     for (const job of this.#open) {
       const volume = job.plan.readVolume[firstOpenRead(job)] ?? -1;
       this.#giveUp(job, new NasClosedError(this.#name(volume)), volume);
@@ -320,15 +333,30 @@ export class BlockReader {
   }
 
   #pump(): void {
-    while (this.#free.length > 0) {
+    while (this.#free.length > 0 && !this.#waiting) {
       const job = this.#queue[0];
       if (job === undefined) return;
       if (job.settled || job.nextRead >= job.plan.readBlock.length) {
         this.#queue.shift();
         continue;
       }
+      const bytes = (job.plan.readBlocks[job.nextRead] as number) * BLOCK_BYTES;
+      const turn = this.#budget?.take(bytes, this.#closing.signal);
+      if (turn !== undefined) {
+        this.#waiting = true;
+        void turn.then(() => this.#afterWaiting(job));
+        return;
+      }
       this.#issue(job, job.nextRead++, this.#free.pop() as number);
     }
+  }
+
+  /** The read that was paid for goes, if it is still wanted. All waited because of the budget, not because of the NAS. */
+  #afterWaiting(job: Job): void {
+    this.#waiting = false;
+    for (const open of this.#open) open.timer.refresh();
+    if (!job.settled) this.#issue(job, job.nextRead++, this.#free.pop() as number);
+    this.#pump();
   }
 
   #issue(job: Job, read: number, slice: number): void {

@@ -1,0 +1,507 @@
+// What the other end of the link could do on purpose: flood connections, say nothing, never read, announce what no frame may
+// have, send batches again or in another order, acknowledge and never answer a PING. Each ends with a named error on that
+// connection or is refused; memory stays within its stated limits; and nobody who has not proved that he belongs to a
+// migration ends one that runs.
+
+import { connect, type Socket } from 'node:net';
+import { afterEach, describe, expect, it } from 'vitest';
+import {
+  FRAME_BATCH,
+  FRAME_HELLO,
+  FRAME_PATCH,
+  INITIAL_CREDIT_BYTES,
+  MAX_CONNECTIONS,
+  MAX_FRAME_BODY_BYTES,
+  MAX_OPEN_PINGS,
+  MAX_UNREAD_LINK_BYTES,
+} from './link/frame-types.ts';
+import { helloFrame, pingFrame } from './link/frame-writer.ts';
+import { encodeSourceHello, migrationIdFromUid, randomHello } from './link/hello.ts';
+import { deriveProofKey } from './link/link-keys.ts';
+import { MainStream } from './stream/test-streams.ts';
+import { indexOf } from './test-pipeline.ts';
+import {
+  atEnd,
+  cleanUp,
+  feed,
+  guest,
+  MIB,
+  type Rig,
+  rig,
+  ScriptedTarget,
+  sleep,
+  UID,
+  within,
+} from './test-rig.ts';
+
+afterEach(cleanUp);
+
+const codeOf = (error: Error | undefined): unknown => (error as { code?: unknown } | undefined)?.code;
+
+/** What is held outside of the JavaScript heap, where Buffers are. */
+const bufferBytes = (): number => process.memoryUsage().arrayBuffers;
+
+/** Connects to the place of the destination QEMU's socket, as anybody could whom virt-handler lets through. */
+async function stranger({ at }: Pick<Rig, 'at'>): Promise<Socket> {
+  const socket = connect({ path: at('target.sock'), allowHalfOpen: true });
+  socket.on('error', () => socket.destroy());
+  atEnd(() => socket.destroy());
+  await new Promise<void>((resolve) => socket.once('connect', resolve).once('close', () => resolve()));
+  return socket;
+}
+
+/** Writes as long as the socket takes it, without ever reading; says how many bytes it took. */
+async function flood(socket: Socket, bytes: Buffer, most: number, until: () => boolean): Promise<number> {
+  let written = 0;
+  while (written < most && !socket.destroyed && !until()) {
+    written += bytes.length;
+    if (socket.write(bytes)) continue;
+    // What this side holds itself is not to be measured.
+    if (!(await within(5000, () => socket.destroyed || socket.writableLength === 0 || until()))) break;
+  }
+  return written;
+}
+
+function sourceHello(sessionKey: Uint8Array): Buffer {
+  const body = encodeSourceHello(
+    { ordinal: 0, mode: 'framed', random: randomHello(), migrationId: migrationIdFromUid(UID), volumes: [] },
+    deriveProofKey(sessionKey),
+  );
+  return Buffer.concat(helloFrame(body));
+}
+
+describe('strangers at the target while a migration runs', () => {
+  const small = () => guest({ channels: 0, pages: 800, seed: 51 });
+
+  /** The migration goes on around what `disturb` does after its first half. */
+  async function undisturbed(
+    disturb: (running: Rig) => Promise<void>,
+    options: { readonly helloTimeoutMs?: number } = {},
+  ): Promise<Rig> {
+    const { volume, migration } = small();
+    const received: Buffer[] = [];
+    let got = 0;
+    const running = await rig({
+      volumes: [volume],
+      ...options,
+      onQemu: (socket, ordinal) => {
+        if (ordinal === 0)
+          socket.on('data', (bytes: Buffer) => {
+            received.push(bytes);
+            got += bytes.length;
+          });
+        socket.resume();
+      },
+    });
+    const origin = await running.qemu();
+    const half = Math.floor(migration.main.length / 2);
+    await feed(origin, migration.main.subarray(0, half));
+    expect(await within(5000, () => got > half / 4)).toBe(true);
+    await disturb(running);
+    await feed(origin, migration.main.subarray(half));
+    expect(await within(8000, () => got === migration.main.length)).toBe(true);
+    expect(Buffer.compare(Buffer.concat(received), migration.main)).toBe(0);
+    expect(running.source.failure ?? running.target.failure).toBeUndefined();
+    expect(running.source.counters.batches).toBeGreaterThan(0);
+    return running;
+  }
+
+  it('a flood of connections is refused above the limit', async () => {
+    const { log } = await undisturbed(async (running) => {
+      const before = bufferBytes();
+      const sockets: Socket[] = [];
+      for (let i = 0; i < MAX_CONNECTIONS + 40; i++) sockets.push(await stranger(running));
+      for (const socket of sockets) socket.resume();
+      expect(
+        await within(5000, () => sockets.some((socket) => socket.destroyed || socket.readableEnded)),
+      ).toBe(true);
+      expect(running.target.connections).toBeLessThanOrEqual(MAX_CONNECTIONS);
+      // Half-open ones hold no batch.
+      expect(bufferBytes() - before).toBeLessThan(32 * MIB);
+    });
+    expect(log.some((line) => line.startsWith('connection refused: too many'))).toBe(true);
+  });
+
+  it('one that says nothing, and one that says its HELLO a byte at a time, are closed in time', async () => {
+    const { log } = await undisturbed(
+      async (running) => {
+        const silent = await stranger(running);
+        const slow = await stranger(running);
+        const ended = [silent, slow].map(() => false);
+        for (const [i, socket] of [silent, slow].entries()) {
+          socket.resume();
+          socket.on('end', () => {
+            ended[i] = true;
+          });
+        }
+        const hello = sourceHello(running.sessionKey);
+        for (let i = 0; i < 40 && ended.includes(false); i++) {
+          if (!slow.destroyed) slow.write(hello.subarray(i, i + 1));
+          await sleep(50);
+        }
+        expect(await within(3000, () => !ended.includes(false))).toBe(true);
+      },
+      { helloTimeoutMs: 500 },
+    );
+    expect(log.filter((line) => line.startsWith('connection closed that did not prove itself'))).toHaveLength(
+      2,
+    );
+  });
+
+  it('one with another key, one with a HELLO that came before, and one with garbage after its magic', async () => {
+    await undisturbed(async (running) => {
+      const garbage = sourceHello(running.sessionKey);
+      garbage.fill(0xee, 20);
+      for (const bytes of [
+        sourceHello(Buffer.alloc(32, 9)),
+        // Proven by the right key, but connection 0 is there already.
+        sourceHello(running.sessionKey),
+        garbage,
+      ]) {
+        const socket = await stranger(running);
+        let isOver = false;
+        socket.on('end', () => {
+          isOver = true;
+        });
+        socket.resume();
+        socket.write(bytes);
+        expect(await within(3000, () => isOver || socket.destroyed)).toBe(true);
+      }
+    });
+  });
+
+  it('when nobody else came, what a stranger did is the reason that is reported', async () => {
+    const { volume } = small();
+    const { target, at } = await rig({ volumes: [volume] });
+    const socket = await stranger({ at });
+    socket.resume();
+    socket.write(sourceHello(Buffer.alloc(32, 9)));
+    expect(await within(3000, () => codeOf(target.failure) === 'NASMIG_LINK_PROOF')).toBe(true);
+  });
+});
+
+describe('a peer that never reads', () => {
+  const pings = Buffer.concat(Array.from({ length: 4096 }, (_, i) => pingFrame(i)));
+  /** Every answer is a write of its own; with what Node keeps for each this is below the stated 256 MiB by far. */
+  const MOST_RESIDENT_BYTES = 96 * MIB;
+
+  it('is closed by the target, which holds no more for it than its limit', async () => {
+    const { volume } = guest({ channels: 0, pages: 50 });
+    const running = await rig({ volumes: [volume] });
+    const socket = await stranger(running);
+    socket.write(sourceHello(running.sessionKey));
+    await within(2000, () => running.target.connections === 1);
+    const residentBefore = process.memoryUsage().rss;
+    const written = await flood(socket, pings, 64 * MIB, () => running.target.failure !== undefined);
+    expect(await within(5000, () => codeOf(running.target.failure) === 'NASMIG_PEER_NOT_READING')).toBe(true);
+    expect(written).toBeGreaterThan(MAX_UNREAD_LINK_BYTES);
+    expect(process.memoryUsage().rss - residentBefore).toBeLessThan(MOST_RESIDENT_BYTES);
+  });
+
+  it('is closed by the source', async () => {
+    const { volume, migration } = guest({ channels: 0, pages: 50 });
+    let link: Socket | undefined;
+    const running = await rig({
+      volumes: [volume],
+      onLink: (socket) => {
+        link = socket;
+        new ScriptedTarget(
+          socket,
+          () => running.sessionKey,
+          () => {},
+        );
+      },
+    });
+    const origin = await running.qemu();
+    void feed(origin, migration.main.subarray(0, 30_000));
+    expect(await within(5000, () => running.source.counters.batches > 0)).toBe(true);
+    link?.pause();
+    const residentBefore = process.memoryUsage().rss;
+    await flood(link as Socket, pings, 64 * MIB, () => running.source.failure !== undefined);
+    expect(await within(5000, () => codeOf(running.source.failure) === 'NASMIG_PEER_NOT_READING')).toBe(true);
+    expect(process.memoryUsage().rss - residentBefore).toBeLessThan(MOST_RESIDENT_BYTES);
+  });
+});
+
+describe('announcements that no frame may have', () => {
+  const header = (type: number, flags: number, bytes: number): Buffer => {
+    const out = Buffer.alloc(8);
+    out.writeUInt8(type, 0);
+    out.writeUInt8(flags, 1);
+    out.writeUInt32BE(bytes, 4);
+    return out;
+  };
+  const CODES = ['NASMIG_LINK_FRAME_TOO_LARGE', 'NASMIG_LINK_BAD_FRAME', 'NASMIG_LINK_DIRECTION'];
+
+  it('end the connection at its header, with nothing allocated for the body', async () => {
+    const { volume } = guest({ channels: 0, pages: 50 });
+    for (let type = 1; type <= 16; type++) {
+      const running = await rig({ volumes: [volume] });
+      const socket = await stranger(running);
+      socket.resume();
+      socket.write(sourceHello(running.sessionKey));
+      expect(await within(2000, () => running.target.connections === 1)).toBe(true);
+      await sleep(20);
+      const before = bufferBytes();
+      socket.write(header(type, 0, type % 2 === 0 ? 0xffff_ffff : MAX_FRAME_BODY_BYTES + 1));
+      expect(await within(3000, () => running.target.failure !== undefined), `type ${type}`).toBe(true);
+      expect([...CODES, 'NASMIG_LINK_FRAME_ORDER'], `type ${type}`).toContain(codeOf(running.target.failure));
+      expect(bufferBytes() - before).toBeLessThan(4 * MIB);
+      cleanUp();
+    }
+  });
+
+  it('and so at the source', async () => {
+    const { volume, migration } = guest({ channels: 0, pages: 50 });
+    for (const bytes of [
+      header(3, 0, 0xffff_ffff),
+      header(6, 0, 65_537),
+      header(2, 0, 100),
+      header(200, 0, 0),
+    ]) {
+      let link: Socket | undefined;
+      const running = await rig({
+        volumes: [volume],
+        onLink: (socket) => {
+          link = socket;
+          new ScriptedTarget(
+            socket,
+            () => running.sessionKey,
+            () => {},
+          );
+        },
+      });
+      const origin = await running.qemu();
+      void feed(origin, migration.main.subarray(0, 30_000));
+      expect(await within(5000, () => running.source.counters.batches > 0)).toBe(true);
+      link?.write(bytes);
+      expect(await within(3000, () => running.source.failure !== undefined)).toBe(true);
+      expect(CODES).toContain(codeOf(running.source.failure));
+      // The source QEMU is cut off: its migration fails, and the VM goes on there.
+      expect(await within(3000, () => origin.destroyed || origin.readableEnded)).toBe(true);
+      cleanUp();
+    }
+  });
+});
+
+/** Puts `change` between the source sidecar and its socket: it gets each whole frame and says what goes on in its place. */
+function tamper(link: Socket, change: (frame: Buffer) => readonly Buffer[]): void {
+  const write = link.write.bind(link) as (bytes: Uint8Array, done?: () => void) => boolean;
+  let held = Buffer.alloc(0);
+  link.write = ((bytes: Uint8Array, done?: () => void) => {
+    held = Buffer.concat([held, bytes]);
+    let isTaken = true;
+    while (held.length >= 8 && held.length >= 8 + held.readUInt32BE(4)) {
+      const frame = Buffer.from(held.subarray(0, 8 + held.readUInt32BE(4)));
+      held = held.subarray(frame.length);
+      for (const out of change(frame)) isTaken = write(out) && isTaken;
+    }
+    if (done !== undefined) write(Buffer.alloc(0), done);
+    return isTaken;
+  }) as typeof link.write;
+}
+
+describe('batches that come again or in another order', () => {
+  /** A third of the batches need a PATCH. */
+  const stale = () => {
+    const { volume, migration } = guest({ channels: 0, pages: 900, seed: 61, ownShare: 0.3 });
+    const index = indexOf([volume]);
+    for (let block = 0; block < volume.blockCount; block += 40)
+      volume.content.fill(0x11, block * 4096, block * 4096 + 64);
+    return { volume, index, migration };
+  };
+
+  const cases: readonly (readonly [string, string, () => (frame: Buffer) => readonly Buffer[]])[] = [
+    [
+      'a batch twice',
+      'NASMIG_LINK_BATCH_ORDER',
+      () => (frame) => (frame[0] === FRAME_BATCH && frame.readUInt32BE(8) === 2 ? [frame, frame] : [frame]),
+    ],
+    [
+      'two batches exchanged',
+      'NASMIG_LINK_BATCH_ORDER',
+      () => {
+        let held: Buffer | undefined;
+        return (frame) => {
+          if (frame[0] !== FRAME_BATCH) return [frame];
+          if (frame.readUInt32BE(8) === 2) {
+            held = frame;
+            return [];
+          }
+          return held !== undefined && frame.readUInt32BE(8) === 3 ? [frame, held] : [frame];
+        };
+      },
+    ],
+    [
+      'a batch left out',
+      'NASMIG_LINK_BATCH_ORDER',
+      () => (frame) => (frame[0] === FRAME_BATCH && frame.readUInt32BE(8) === 2 ? [] : [frame]),
+    ],
+    [
+      'an old batch under a new number, which the target asks for and the source does not know',
+      'NASMIG_LINK_PEER_ABORT',
+      () => {
+        let old: Buffer | undefined;
+        return (frame) => {
+          if (frame[0] === FRAME_PATCH) return [];
+          if (frame[0] !== FRAME_BATCH) return [frame];
+          if (frame.readUInt32BE(8) === 0) old = Buffer.from(frame);
+          if (frame.readUInt32BE(8) !== 1 || old === undefined) return [frame];
+          old.writeUInt32BE(1, 8);
+          return [old];
+        };
+      },
+    ],
+    [
+      'a patch twice',
+      'NASMIG_UNASKED_PATCH',
+      () => (frame) => (frame[0] === FRAME_PATCH ? [frame, frame] : [frame]),
+    ],
+    [
+      'HELLO twice',
+      'NASMIG_LINK_FRAME_ORDER',
+      () => (frame) => (frame[0] === FRAME_HELLO ? [frame, frame] : [frame]),
+    ],
+  ];
+
+  it.each(cases)(
+    '%s: refused by name, and QEMU has nothing but a beginning of its stream',
+    async (_what, code, make) => {
+      const { volume, index, migration } = stale();
+      const received: Buffer[] = [];
+      const change = make();
+      const running = await rig({
+        volumes: [volume],
+        index,
+        onQemu: (socket) => {
+          socket.on('data', (bytes: Buffer) => received.push(bytes));
+          socket.resume();
+        },
+        onDialed: (link) => tamper(link, change),
+      });
+      const origin = await running.qemu();
+      origin.resume();
+      void feed(origin, migration.main);
+      expect(await within(8000, () => running.target.failure !== undefined)).toBe(true);
+      // A batch of no pages cannot be patched: its tag alone tells. One with pages is asked for again, and nobody answers.
+      expect([code, 'NASMIG_LINK_SILENT']).toContain(codeOf(running.target.failure));
+      expect(await within(5000, () => running.source.failure !== undefined)).toBe(true);
+      expect(await within(5000, () => origin.destroyed || origin.readableEnded)).toBe(true);
+      const bytes = Buffer.concat(received);
+      expect(bytes.length).toBeLessThan(migration.main.length);
+      expect(Buffer.compare(bytes, migration.main.subarray(0, bytes.length))).toBe(0);
+    },
+  );
+});
+
+describe('a target that acknowledges and never answers a PING', () => {
+  /** Until so much of a main channel has come without RAM's list, it is held back. */
+  const HELD_COMMANDS = 6000;
+  const COMMAND_BYTES = 12;
+
+  /** A command ends a batch, and every batch has its PING: one after the other, until it breaks or enough were sent. */
+  async function run(answersPings: boolean): Promise<Rig> {
+    const { volume } = guest({ channels: 0, pages: 10 });
+    const main = new MainStream().header();
+    const headerBytes = main.length;
+    // Two that meet in one read make one batch.
+    for (let i = 0; i < HELD_COMMANDS + 6 * MAX_OPEN_PINGS; i++) main.ping(i);
+    const bytes = main.finish();
+    let came = (): void => {};
+    const running = await rig({
+      volumes: [volume],
+      onLink: (link) => {
+        const target = new ScriptedTarget(
+          link,
+          () => running.sessionKey,
+          (one) => {
+            one.acknowledge(INITIAL_CREDIT_BYTES);
+            came();
+          },
+        );
+        target.answersPings = answersPings;
+        link.on('close', () => came());
+      },
+    });
+    const origin = await running.qemu();
+    origin.resume();
+    const start = headerBytes + HELD_COMMANDS * COMMAND_BYTES;
+    await feed(origin, bytes.subarray(0, start));
+    expect(await within(5000, () => running.source.counters.streamBytes === start)).toBe(true);
+    const { source } = running;
+    const isOver = () => source.failure !== undefined || source.counters.batches > MAX_OPEN_PINGS + 100;
+    for (let at = start; at < bytes.length && !isOver(); at += COMMAND_BYTES) {
+      const next = new Promise<void>((resolve) => {
+        came = resolve;
+      });
+      origin.write(bytes.subarray(at, at + COMMAND_BYTES));
+      await next;
+    }
+    return running;
+  }
+
+  it('is closed when the list of open ones has reached its limit', async () => {
+    const { source } = await run(false);
+    expect(codeOf(source.failure)).toBe('NASMIG_PONGS_WITHHELD');
+    expect(source.counters.batches).toBeGreaterThan(MAX_OPEN_PINGS - 100);
+    expect(source.counters.batches).toBeLessThanOrEqual(MAX_OPEN_PINGS + 1);
+  });
+
+  it('and one that answers them is not', async () => {
+    const { source } = await run(true);
+    expect(source.failure).toBeUndefined();
+    expect(source.counters.batches).toBeGreaterThan(MAX_OPEN_PINGS);
+  });
+});
+
+describe('slow handshakes', () => {
+  it('a target that answers HELLO a byte at a time fails the migration in time', async () => {
+    const { volume, migration } = guest({ channels: 0, pages: 50 });
+    const { source, qemu } = await rig({
+      volumes: [volume],
+      helloTimeoutMs: 400,
+      onLink: (link) => {
+        link.resume();
+        const hello = Buffer.concat(helloFrame(Buffer.concat([Buffer.from('NASM'), Buffer.alloc(100, 1)])));
+        let at = 0;
+        const timer = setInterval(() => {
+          if (link.destroyed || at === 60) clearInterval(timer);
+          else link.write(hello.subarray(at, ++at));
+        }, 40);
+        atEnd(() => clearInterval(timer));
+      },
+    });
+    const origin = await qemu();
+    origin.resume();
+    void feed(origin, migration.main);
+    expect(await within(4000, () => codeOf(source.failure) === 'NASMIG_LINK_SILENT')).toBe(true);
+    expect(await within(2000, () => origin.destroyed || origin.readableEnded)).toBe(true);
+  });
+});
+
+describe('a raw relay that breaks', () => {
+  it('is told in what both sides report, and is no failure of theirs', async () => {
+    const { volume } = guest({ channels: 0, pages: 10 });
+    const running = await rig({
+      volumes: [volume],
+      onQemu: (socket) => {
+        socket.resume();
+        socket.once('data', () => {
+          socket.pause();
+          // Closed with bytes unread, as a QEMU that dies: whoever writes to it gets a reset.
+          setTimeout(() => socket.destroy(), 50);
+        });
+      },
+    });
+    const origin = await running.qemu();
+    origin.resume();
+    // No magic of QEMU's: relayed as it is.
+    void feed(origin, Buffer.alloc(4 * MIB, 0x5f));
+    expect(await within(5000, () => running.target.relayFailure !== undefined)).toBe(true);
+    expect(running.target.failure ?? running.source.failure).toBeUndefined();
+    expect(await within(5000, () => running.source.connections + running.target.connections === 0)).toBe(
+      true,
+    );
+    expect(running.log.some((line) => line.startsWith('relayed connection broke'))).toBe(true);
+  });
+});
