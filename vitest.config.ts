@@ -4,10 +4,11 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    include: ['{sidecar,operator,control,crds,hack,test,bench}/**/*.test.ts'],
+    include: ['{sidecar,operator,observability,plugin,control,crds,hack,test,bench}/**/*.test.ts'],
     exclude: [
       '**/node_modules/**',
       '**/*.property.test.ts',
+      '**/*.fuzz.test.ts',
       '**/*.lab.test.ts',
       '**/*.e2e.test.ts',
       '**/*.ship.test.ts',

@@ -26,9 +26,19 @@ const SUITES: Readonly<Record<string, Suite>> = {
   },
   unit: vitest('unit tests'),
   property: vitest('property tests', '--config', 'test/property.vitest.config.ts'),
+  'fuzz-smoke': vitest('fuzzing, bounded', '--config', 'test/fuzz/vitest.config.ts'),
   lab: vitest('lab', '--config', 'test/lab/vitest.config.ts'),
-  e2e: vitest('end to end on a real API server', '--config', 'test/e2e.vitest.config.ts'),
+  // Its cases are also written to build/e2e.json.
+  e2e: vitest(
+    'end to end on a real API server',
+    ...['--config', 'test/e2e.vitest.config.ts', '--reporter=./test/case-report.ts'],
+  ),
   'e2e-smoke': vitest('end to end, smoke subset', '--config', 'test/e2e-smoke.vitest.config.ts'),
+  scale: {
+    describe: 'the operator at scale',
+    command: ['node', 'test/scale/scale.ts'],
+    vitest: false,
+  },
   ship: vitest('what is shipped: chart, image, documents', '--config', 'test/ship/vitest.config.ts'),
   'lab-smoke': vitest('lab, smoke subset', '--config', 'test/lab/smoke.vitest.config.ts'),
 };

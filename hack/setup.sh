@@ -2,7 +2,7 @@
 # Installs what the named parts of the project need on a Debian machine, as root, and is quick when it is there.
 #   node   Node and the npm packages
 #   lab    Debian packages, roots, guest image and Go programs of the lab
-#   ship   helm, kubeconform and an OCI runtime
+#   ship   helm, kind, kubeconform, shellcheck, tmux, an OCI runtime, and Debian's Prometheus (unpacked, not installed: no service is started)
 #   control-plane  kube-apiserver, etcd, kube-controller-manager and kubectl, built once from their Go modules
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -54,8 +54,22 @@ part_control_plane() {
   node hack/control-plane/build.ts
 }
 
+# Debian's package as files below .cache: installing it would start a server.
+prometheus() {
+  local root=.cache/prometheus
+  [ ! -x "$root/usr/bin/promtool" ] || return 0
+  say "unpacking Debian's prometheus into $root"
+  local fetched
+  fetched=$(mktemp -d .cache/prometheus-XXXXXX)
+  { [ "$(id -u)" != 0 ] || apt-get update -qq; (cd "$fetched" && apt-get download -qq prometheus) &&
+    dpkg-deb -x "$fetched"/prometheus_*.deb "$fetched/root" && mv "$fetched/root" "$root"; } >.cache/prometheus.log 2>&1 ||
+    { rm -rf "$fetched"; tail -20 .cache/prometheus.log >&2; exit 1; }
+  rm -rf "$fetched"
+}
+
 part_ship() {
-  debian crun crun
+  debian crun crun dpkg-deb dpkg shellcheck shellcheck tmux tmux
+  prometheus
   command -v go >/dev/null 2>&1 || debian go golang-go
   part_node
   node hack/ship/tools.ts

@@ -52,6 +52,9 @@ const CONTROLLERS = [
   'resourcequota-controller',
   'clusterrole-aggregation-controller',
   'disruption-controller',
+  // They take their finalizers off claims and volumes that no pod uses any longer.
+  'persistentvolumeclaim-protection-controller',
+  'persistentvolume-protection-controller',
 ].join(',');
 
 interface RunningProgram {
@@ -169,27 +172,26 @@ export class ControlPlane {
     await this.#stopProgram('kube-apiserver', signal);
   }
 
+  /** Where etcd answers, for what no API server offers: compaction on demand. */
+  get etcdUrl(): string {
+    return `http://${HOST}:${this.#ports.etcd}`;
+  }
+
   async stop(): Promise<void> {
     await this.#stopProgram('kube-controller-manager');
     await this.#stopProgram('kube-apiserver');
     await this.#stopProgram('etcd');
   }
 
+  /** Stops and starts etcd on the same port with the same data; returns when the API server answers again. */
+  async restartEtcd(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    await this.#stopProgram('etcd', signal);
+    this.#startEtcd();
+    await this.#apiServerReady();
+  }
+
   async #startAll(): Promise<void> {
-    const client = `http://${HOST}:${this.#ports.etcd}`;
-    const peer = `http://${HOST}:${this.#ports.etcdPeer}`;
-    this.#spawn('etcd', [
-      '--name=test',
-      `--data-dir=${path.join(this.dir, 'etcd')}`,
-      `--listen-client-urls=${client}`,
-      `--advertise-client-urls=${client}`,
-      `--listen-peer-urls=${peer}`,
-      `--initial-advertise-peer-urls=${peer}`,
-      `--initial-cluster=test=${peer}`,
-      // The data is thrown away with the directory: no reason to wait for the disk.
-      '--unsafe-no-fsync',
-      '--log-level=warn',
-    ]);
+    this.#startEtcd();
     this.#startApiServer();
     await this.#apiServerReady();
     if (this.#options.controllerManager !== false) {
@@ -209,6 +211,23 @@ export class ControlPlane {
         return account === 200;
       });
     }
+  }
+
+  #startEtcd(): void {
+    const client = `http://${HOST}:${this.#ports.etcd}`;
+    const peer = `http://${HOST}:${this.#ports.etcdPeer}`;
+    this.#spawn('etcd', [
+      '--name=test',
+      `--data-dir=${path.join(this.dir, 'etcd')}`,
+      `--listen-client-urls=${client}`,
+      `--advertise-client-urls=${client}`,
+      `--listen-peer-urls=${peer}`,
+      `--initial-advertise-peer-urls=${peer}`,
+      `--initial-cluster=test=${peer}`,
+      // The data is thrown away with the directory: no reason to wait for the disk.
+      '--unsafe-no-fsync',
+      '--log-level=warn',
+    ]);
   }
 
   #startApiServer(): void {

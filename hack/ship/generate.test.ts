@@ -5,7 +5,7 @@ import { linkedLibraries } from './image-rootfs.ts';
 describe('generated files', () => {
   it('of the chart and its page are what would be generated', async () => {
     const files = await generatedWithoutHelm();
-    expect([...files.keys()]).toHaveLength(3);
+    expect([...files.keys()]).toHaveLength(6);
     expect(await outdated(files)).toEqual([]);
   });
 });

@@ -15,6 +15,7 @@ interface Tool {
 
 const tools = {
   helm: { package: 'helm.sh/helm/v4/cmd/helm', version: 'v4.3.1' },
+  kind: { package: 'sigs.k8s.io/kind', version: 'v0.32.0' },
   kubeconform: { package: 'github.com/yannh/kubeconform/cmd/kubeconform', version: 'v0.8.0' },
 } as const satisfies Record<string, Tool>;
 

@@ -1,0 +1,105 @@
+// `make fuzz`: fuzzes every parser, or the one named, for a million inputs or for some minutes, whichever comes first, and writes
+// build/fuzz.json with what came of it and how much of each parser was reached. Inputs that found something go to build/fuzz/.
+//
+//   node test/fuzz/fuzz.ts [--parser NAME] [--minutes 10] [--inputs 1000000] [--seed N]
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { z } from 'zod';
+import { CATALOGUE } from './catalogue.ts';
+import { type FuzzSession, runFuzzSession } from './fuzz-session.ts';
+import type { BranchPoint } from './instrument.ts';
+
+const HANG_MS = 30_000;
+const PROGRESS_MS = 10_000;
+
+const Options = z.object({
+  parser: z.enum(Object.keys(CATALOGUE) as [string, ...string[]]).optional(),
+  minutes: z.coerce.number().positive().max(1440).default(10),
+  inputs: z.coerce.number().int().positive().default(1_000_000),
+  seed: z.coerce.number().int().min(0).max(0xffff_ffff).default(1),
+});
+
+function readOptions(): z.infer<typeof Options> {
+  const string = { type: 'string' } as const;
+  try {
+    const { values } = parseArgs({
+      options: { parser: string, minutes: string, inputs: string, seed: string },
+    });
+    return Options.parse(values);
+  } catch (error) {
+    console.error(error instanceof z.ZodError ? z.prettifyError(error) : (error as Error).message);
+    console.error(
+      `usage: make fuzz [PARSER=${Object.keys(CATALOGUE).join('|')}] [MINUTES=10] [INPUTS=1000000] [SEED=1]`,
+    );
+    process.exit(2);
+  }
+}
+
+/** `file:1,5-7`: short enough to be read. */
+function placesOf(points: readonly BranchPoint[]): string[] {
+  const byFile = new Map<string, Set<number>>();
+  for (const { file, line } of points) byFile.set(file, (byFile.get(file) ?? new Set()).add(line));
+  return [...byFile].map(([file, lines]) => `${file}:${[...lines].sort((a, b) => a - b).join(',')}`);
+}
+
+const options = readOptions();
+const names = options.parser === undefined ? Object.keys(CATALOGUE) : [options.parser];
+mkdirSync('build/fuzz', { recursive: true });
+const parsers: (Record<string, unknown> & {
+  readonly inputs: number;
+  readonly crashes: number;
+  readonly hangs: number;
+})[] = [];
+for (const [position, name] of names.entries()) {
+  let shownMs = 0;
+  const session: FuzzSession = await runFuzzSession({
+    target: name,
+    seed: options.seed,
+    budget: { inputs: options.inputs, milliseconds: options.minutes * 60_000, stopAtFirstFinding: false },
+    hangMs: HANG_MS,
+    progress: ({ inputs, milliseconds, branchesHit, branches, kept, crashes }) => {
+      if (milliseconds - shownMs < PROGRESS_MS) return;
+      shownMs = milliseconds;
+      console.log(
+        `  ${name}: ${inputs} inputs in ${(milliseconds / 1000).toFixed(0)} s, ${branchesHit} of ${branches} branches, ${kept} kept, ${crashes} crashes`,
+      );
+    },
+  });
+  const { inputs, milliseconds, branchesHit, branches, kept, crashes, hangs, answers, findings } = session;
+  console.log(
+    `${position + 1}/${names.length} ${name}: ${inputs} inputs in ${(milliseconds / 1000).toFixed(1)} s, ` +
+      `${branchesHit} of ${branches} branches (${((100 * branchesHit) / Math.max(1, branches)).toFixed(1)} %), ${crashes} crashes, ${hangs} hangs`,
+  );
+  for (const [i, finding] of findings.entries()) {
+    const file = `build/fuzz/${name}-${i}.bin`;
+    writeFileSync(file, finding.input);
+    console.log(`  FOUND ${finding.kind} at input ${finding.number}, saved as ${file}: ${finding.message}`);
+  }
+  parsers.push({
+    name,
+    inputs,
+    seconds: Math.round(milliseconds / 100) / 10,
+    crashes,
+    hangs,
+    coverage: {
+      branches,
+      hit: branchesHit,
+      share: Math.round((1000 * branchesHit) / Math.max(1, branches)) / 1000,
+    },
+    kept,
+    answers,
+    notReached: placesOf(session.untakenPoints),
+  });
+}
+const sum = (key: 'inputs' | 'crashes' | 'hangs'): number =>
+  parsers.reduce((all, parser) => all + parser[key], 0);
+const record = {
+  inputs: sum('inputs'),
+  crashes: sum('crashes'),
+  hangs: sum('hangs'),
+  seed: options.seed,
+  parsers,
+};
+writeFileSync('build/fuzz.json', `${JSON.stringify(record, null, 2)}\n`);
+console.log(`${record.inputs} inputs, ${record.crashes} crashes, ${record.hangs} hangs; build/fuzz.json`);
+process.exit(record.crashes + record.hangs > 0 ? 1 : 0);

@@ -1,0 +1,209 @@
+// Makes the corpus anew: real migration streams of every QEMU of the lab, recorded from a guest of 16 MiB that keeps writing to
+// 16 of its pages, trimmed to a few pages for each kind of item; and what two sidecars say to each other over such a stream.
+// Run by hand, as root: `node test/fuzz/record-corpus.ts`. With `--states` it takes the saved states of the lab's guests in .cache,
+// which are streams too, in place of starting QEMUs.
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { constants, zstdCompressSync } from 'node:zlib';
+import { MainChannelFinder } from '../../sidecar/stream/main-channel.ts';
+import { PAGE_BYTES } from '../../sidecar/stream/page-sink.ts';
+import { RamBlocks } from '../../sidecar/stream/ram-blocks.ts';
+import { RecordingSink } from '../../sidecar/stream/test-streams.ts';
+import { indexOf, MemoryVolume, runPipeline } from '../../sidecar/test-pipeline.ts';
+import { CACHE_DIR } from '../lab/build-cache.ts';
+import { LocalNode } from '../lab/local-node.ts';
+import { QmpClient } from '../lab/qmp.ts';
+import { ensureRoot, ROOT_SUITES } from '../lab/roots.ts';
+import { CORPUS_DIRECTORY } from './corpus.ts';
+import { trimMain, trimMultifd } from './trim-stream.ts';
+
+const MIGRATION_MS = 20_000;
+
+interface Recording {
+  readonly name: string;
+  readonly capabilities: readonly string[];
+  readonly parameters: Readonly<Record<string, unknown>>;
+}
+
+const RECORDINGS: readonly Recording[] = [
+  { name: 'main', capabilities: ['dirty-bitmaps'], parameters: {} },
+  { name: 'xbzrle', capabilities: ['xbzrle'], parameters: {} },
+  { name: 'postcopy', capabilities: ['postcopy-ram'], parameters: {} },
+  { name: 'multifd', capabilities: ['multifd'], parameters: { 'multifd-channels': 2 } },
+  {
+    name: 'zstd',
+    capabilities: ['multifd'],
+    parameters: { 'multifd-channels': 2, 'multifd-compression': 'zstd' },
+  },
+];
+
+/** In 16-bit code: adds one to the first byte of each of 16 pages, for ever. */
+const BOOT_SECTOR = Buffer.alloc(512);
+Buffer.from('b800208ec031ff26fe0581c70010ebf7', 'hex').copy(BOOT_SECTOR);
+BOOT_SECTOR.writeUInt16LE(0xaa55, 510);
+
+async function record(node: LocalNode, root: string, suite: string, recording: Recording): Promise<Buffer[]> {
+  const id = `${suite}-${recording.name}`;
+  const [qmpPath, sinkPath, diskPath] = ['qmp', 'sink', 'disk'].map((what) => node.file(`${what}-${id}`)) as [
+    string,
+    string,
+    string,
+  ];
+  writeFileSync(diskPath, Buffer.concat([BOOT_SECTOR, Buffer.alloc(1024 * 1024 - 512)]));
+  const streams: Buffer[][] = [];
+  const sockets: Socket[] = [];
+  const sink = createServer((socket) => {
+    const chunks: Buffer[] = [];
+    streams.push(chunks);
+    sockets.push(socket);
+    socket.on('data', (bytes: Buffer) => chunks.push(bytes));
+    socket.on('error', () => {});
+  });
+  await new Promise<void>((resolve) => sink.listen(sinkPath, resolve));
+  const process = await node.spawn({
+    name: id,
+    root,
+    argv: [
+      'qemu-system-x86_64',
+      ...['-machine', 'q35', '-accel', 'tcg', '-cpu', 'qemu64', '-smp', '1'],
+      ...['-m', '16M,maxmem=64M,slots=1', '-nodefaults', '-no-user-config', '-display', 'none'],
+      ...['-object', 'memory-backend-ram,id=more,size=16M', '-device', 'virtio-mem-pci,id=vm0,memdev=more'],
+      ...['-blockdev', `driver=file,node-name=file,filename=${diskPath}`],
+      ...[
+        '-blockdev',
+        'driver=raw,node-name=disk,file=file',
+        '-device',
+        'virtio-blk-pci,drive=disk,bootindex=0',
+      ],
+      ...['-qmp', `unix:${qmpPath},server=on,wait=off`],
+    ],
+  });
+  try {
+    const qmp = await QmpClient.connect(qmpPath, 30_000);
+    await sleep(3000); // SeaBIOS loads the boot sector
+    await qmp.execute('block-dirty-bitmap-add', { node: 'disk', name: 'changed', persistent: false });
+    await qmp.execute('migrate-set-capabilities', {
+      capabilities: recording.capabilities.map((capability) => ({ capability, state: true })),
+    });
+    await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 4_000_000, ...recording.parameters });
+    await qmp.execute('migrate', { uri: `unix:${sinkPath}` });
+    const until = Date.now() + MIGRATION_MS;
+    let status = '';
+    while (Date.now() < until && !['completed', 'failed'].includes(status)) {
+      await sleep(200);
+      ({ status = '' } = await qmp.execute<{ status?: string }>('query-migrate'));
+    }
+    console.log(
+      `${id}: QEMU ${qmp.version}, ${status}, ${streams.map((chunks) => Buffer.concat(chunks).length)} bytes`,
+    );
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    sink.close();
+    await process.kill();
+  }
+  return streams.map((chunks) => Buffer.concat(chunks));
+}
+
+function write(folder: string, name: string, bytes: Uint8Array): void {
+  const stored = zstdCompressSync(bytes, { params: { [constants.ZSTD_c_compressionLevel]: 19 } });
+  writeFileSync(join(CORPUS_DIRECTORY, folder, `${name}.zst`), stored);
+  console.log(`  ${folder}/${name}: ${bytes.length} bytes, ${stored.length} stored`);
+}
+
+/** Both directions of every link connection, of a migration with references and with a stale block. */
+async function recordLinks(name: string, streams: readonly Uint8Array[]): Promise<void> {
+  const pages = pagesOf(streams[0] as Uint8Array);
+  const content = Buffer.concat([...pages.filter((_, i) => i % 4 !== 3), Buffer.alloc(PAGE_BYTES, 1)]);
+  const volume = new MemoryVolume('root', content);
+  const index = indexOf([volume]);
+  // Rewritten after it was indexed: these pages are asked for again.
+  for (let block = 0; block < volume.blockCount; block += 3)
+    content.fill(0x77, block * PAGE_BYTES, block * PAGE_BYTES + 8);
+  const sent: Buffer[][] = [];
+  const answered: Buffer[][] = [];
+  await runPipeline({
+    streams,
+    volumes: [volume],
+    ...index,
+    closeAfterWriting: true,
+    zstd: name.endsWith('10.0') || streams.length > 1,
+    prepare: (source) => {
+      const options = source.options as { dial: () => Promise<Socket> };
+      const { dial } = options;
+      options.dial = async () => {
+        const socket = await dial();
+        const [out, back]: [Buffer[], Buffer[]] = [[], []];
+        sent.push(out);
+        answered.push(back);
+        const original = socket.write.bind(socket) as (bytes: Uint8Array, done?: () => void) => boolean;
+        Object.assign(socket, {
+          write: (bytes: Uint8Array, done?: () => void) => {
+            out.push(Buffer.from(bytes));
+            return original(bytes, done);
+          },
+        });
+        socket.on('data', (bytes: Buffer) => back.push(Buffer.from(bytes)));
+        return socket;
+      };
+    },
+  });
+  for (const [i, chunks] of sent.entries()) write('link-at-target', `${name}-${i}`, Buffer.concat(chunks));
+  for (const [i, chunks] of answered.entries())
+    write('link-at-source', `${name}-${i}`, Buffer.concat(chunks));
+}
+
+function pagesOf(main: Uint8Array): Buffer[] {
+  const blocks = new RamBlocks();
+  const sink = new RecordingSink(blocks);
+  new MainChannelFinder(sink, blocks).push(main);
+  return sink.lines
+    .map((line) => /^page (\d+)/.exec(line)?.[1])
+    .filter((offset) => offset !== undefined)
+    .map((offset) => Buffer.from(main.subarray(Number(offset), Number(offset) + PAGE_BYTES)));
+}
+
+/** Newest saved state of each QEMU: a stream of a real guest of a GiB, without multifd. */
+async function recordStates(): Promise<void> {
+  const guests = join(CACHE_DIR, 'guests');
+  for (const suite of ROOT_SUITES) {
+    const folder = readdirSync(guests)
+      .filter((name) => name.startsWith(`state-${suite}-`))
+      .sort()
+      .at(-1);
+    if (folder === undefined)
+      throw new Error(`no saved state of ${suite}: node test/lab/prepare.ts makes them`);
+    const name = `${suite}-state`;
+    const trimmed = trimMain(readFileSync(join(guests, folder, 'state')));
+    write('qemu-main', name, trimmed);
+    await recordLinks(name, [trimmed]);
+  }
+}
+
+for (const folder of ['qemu-main', 'qemu-multifd', 'link-at-target', 'link-at-source'])
+  mkdirSync(join(CORPUS_DIRECTORY, folder), { recursive: true });
+if (process.argv.includes('--states')) {
+  await recordStates();
+  process.exit(0);
+}
+const node = await LocalNode.start();
+try {
+  for (const suite of ROOT_SUITES) {
+    const root = await ensureRoot(suite);
+    for (const recording of RECORDINGS) {
+      const name = `${suite}-${recording.name}`;
+      const streams = await record(node, root, suite, recording);
+      const main = streams.find((stream) => stream[0] === 0x51);
+      if (main === undefined) throw new Error(`${name}: no main channel was recorded`);
+      const channels = streams.filter((stream) => stream[0] === 0x11).map(trimMultifd);
+      const trimmed = trimMain(main);
+      write('qemu-main', name, trimmed);
+      for (const [i, stream] of channels.entries()) write('qemu-multifd', `${name}-${i}`, stream);
+      if (recording.name === 'main' || recording.name === 'multifd')
+        await recordLinks(name, [trimmed, ...channels]);
+    }
+  }
+} finally {
+  await node.close();
+}
