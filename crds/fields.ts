@@ -57,7 +57,15 @@ export const duration = (description: string) =>
     });
 
 export const labelMap = (description: string) =>
-  z.record(z.string(), z.string().max(63)).meta({ maxProperties: 32, description });
+  z.record(z.string(), z.string().max(63)).meta({
+    maxProperties: 32,
+    // A schema bounds values, not keys: a prefix of 253 characters, a slash, a name of 63.
+    ...validated({
+      rule: 'self.all(key, size(key) <= 317)',
+      message: 'a label key has at most 317 characters',
+    }),
+    description,
+  });
 
 /** metav1.Condition. */
 export const conditionSchema = z.object({

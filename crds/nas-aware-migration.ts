@@ -173,6 +173,19 @@ export const nasAwareMigrationStatusSchema = z
         resends: count('Batches of which pages were sent again because the NAS had other data.').optional(),
         iterations: count('Passes over the memory.').optional(),
         durationMs: count('From the first byte to the last.').optional(),
+        estimate: z
+          .object({
+            linkBytes: count('What would have been on the link.'),
+            nasBytes: count('What would have been read from the NAS for pages.'),
+            savedBytes: count('What plain sent, less that.'),
+            savedPercent: z.number().int().min(0).max(100).meta({ description: 'The same in per cent.' }),
+            pages,
+            hitsCountedTimes: count(
+              'For how many pages a hit in the index was counted: 8 when one block in 8 is indexed, 1 for a whole index.',
+            ),
+          })
+          .meta({ description: 'With Observe: what would have been saved.' })
+          .optional(),
         downtimeMs: count('How long the VM was stopped, as the source sidecar saw it.').optional(),
         sourceCpuMs: count("CPU time of the source's sidecar.").optional(),
         targetCpuMs: count("CPU time of the target's sidecar.").optional(),

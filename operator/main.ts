@@ -1,14 +1,12 @@
 // Entry of the operator's container: settings from the environment, credentials from the pod, SIGTERM ends it gracefully.
-import { KubeConfig } from '@kubernetes/client-node';
+import { apiAccessFrom } from './kubernetes/api-access.ts';
 import { Operator } from './operator.ts';
 import { settingsFrom } from './settings.ts';
 
 /** A pod has 30 s to end; what is not done by then is done by the next leader. */
 const STOP_TIMEOUT_MS = 20_000;
 
-const config = new KubeConfig();
-config.loadFromDefault();
-const operator = await Operator.start(config, settingsFrom(process.env));
+const operator = await Operator.start(await apiAccessFrom(process.env), settingsFrom(process.env));
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   process.once(signal, () => {

@@ -1,28 +1,32 @@
 // The operator as one object that can be started and stopped, in a cluster by main.ts and in tests directly. Every replica
 // keeps caches and answers the webhook; the leader alone runs hub, controller and adoption, within one term of its lease.
 import { randomBytes, X509Certificate } from 'node:crypto';
-import type { KubeConfig } from '@kubernetes/client-node';
 import { type Logger, pino } from 'pino';
 import { AuthorityStore, isDue, issueServing } from './certificates/authority.ts';
+import { type MountedCertificate, readMountedCertificate } from './certificates/mounted-certificate.ts';
 import type { KeyAndCertificate } from './certificates/x509.ts';
 import { Adoption } from './controller/adoption.ts';
 import { recentFailures } from './controller/attempts.ts';
 import { clusterBreaker } from './controller/breaker.ts';
 import { byPodUid, type Caches, createCaches, startCaches, stopCaches } from './controller/caches.ts';
-import { ClaimDrivers } from './controller/claims.ts';
+import { Claims } from './controller/claims.ts';
+import type { DocumentedReason } from './controller/conditions.ts';
 import { Controller } from './controller/controller.ts';
 import { type Policy, readPolicy, selectPolicy } from './controller/policies.ts';
 import { PolicyStatusWriter } from './controller/policy-status.ts';
 import { TokenReviewAuthenticator } from './hub/authenticator.ts';
 import { Coordinator } from './hub/coordinator.ts';
 import { Hub, type Session } from './hub/hub.ts';
+import { SidecarConfiguration } from './hub/sidecar-configuration.ts';
 import { AuthorityPublisher } from './injection/authority-publisher.ts';
 import { InjectionStops } from './injection/injection-stops.ts';
 import { clusterVersionProblem } from './injection/kubernetes-version.ts';
 import { register } from './injection/registration.ts';
 import { WebhookServer } from './injection/webhook-server.ts';
+import type { ApiAccess } from './kubernetes/api-access.ts';
 import { ApiClient } from './kubernetes/api-client.ts';
 import { pause } from './kubernetes/informer.ts';
+import { controllingVmi } from './kubevirt/launcher-pod.ts';
 import { LeaderElection } from './leader/leader-election.ts';
 import { LeaderLabel } from './leader/leader-label.ts';
 import { OperatorMetrics } from './metrics/metrics.ts';
@@ -44,11 +48,14 @@ export class Operator {
   readonly #log: Logger;
   readonly #api: ApiClient;
   readonly #caches: Caches;
+  readonly #claims: Claims;
   readonly #election: LeaderElection;
   readonly #leaderLabel: LeaderLabel;
   readonly #stopping = new AbortController();
   #authority: { current: KeyAndCertificate; bundlePem: string } | undefined;
   #serving: KeyAndCertificate | undefined;
+  /** From cert-manager, when the webhook's certificate is not ours. */
+  #mounted: MountedCertificate | undefined;
   #webhook: WebhookServer | undefined;
   #metricsServer: MetricsServer | undefined;
   #hub: Hub | undefined;
@@ -56,12 +63,12 @@ export class Operator {
   #coordinator: Coordinator | undefined;
   readonly #stops: InjectionStops;
   /** Why the webhook is not registered. */
-  #injectionProblem: { reason: string; message: string } | undefined;
+  #injectionProblem: { reason: DocumentedReason; message: string } | undefined;
   #ready = false;
   #certificates: Promise<void> | undefined;
   #publisher: AuthorityPublisher | undefined;
 
-  private constructor(config: KubeConfig, settings: OperatorSettings, log: Logger) {
+  private constructor(config: ApiAccess, settings: OperatorSettings, log: Logger) {
     this.#settings = settings;
     this.#log = log;
     this.#api = new ApiClient(config, {
@@ -72,6 +79,7 @@ export class Operator {
     this.#caches = createCaches(this.#api, (problem) =>
       log.warn({ problem }, 'watching the API server failed, it is tried again'),
     );
+    this.#claims = new Claims(this.#caches);
     this.#election = new LeaderElection({
       api: this.#api,
       namespace: settings.namespace,
@@ -102,7 +110,11 @@ export class Operator {
       certificateExpirySeconds: () =>
         this.#serving === undefined
           ? 0
-          : new X509Certificate(this.#serving.certificatePem).validToDate.getTime() / 1000,
+          : Math.min(
+              ...[this.#serving, this.#mounted ?? this.#serving].map(
+                ({ certificatePem }) => new X509Certificate(certificatePem).validToDate.getTime() / 1000,
+              ),
+            ),
       permitsHeld: () => this.#controller?.permits.heldCount ?? 0,
       permitsWaiting: () => this.#controller?.permits.waitingCount ?? 0,
       permitLimit: () => settings.nasReadPermits,
@@ -118,7 +130,7 @@ export class Operator {
 
   /** Starts, and returns when caches are filled and the webhook answers. Leadership may come later. */
   static async start(
-    config: KubeConfig,
+    config: ApiAccess,
     settings: OperatorSettings,
     log = pino({ level: settings.logLevel }),
   ): Promise<Operator> {
@@ -176,6 +188,7 @@ export class Operator {
       secretName: AUTHORITY_SECRET,
     });
     await this.#renewCertificates(store);
+    await this.#readMountedCertificate();
     await startCaches(this.#caches);
     if (settings.injection) await this.#startInjection();
     else
@@ -194,14 +207,16 @@ export class Operator {
     const settings = this.#settings;
     const serving = this.#serving;
     if (serving === undefined) throw new TypeError('certificates are made before injection starts');
+    const sharedDrivers = new Set(settings.sharedFileSystemDrivers);
     this.#webhook = await WebhookServer.start({
       host: settings.listenHost,
       port: settings.webhookPort,
-      certificate: serving,
+      certificate: this.#mounted ?? serving,
       context: {
         kubevirtUser: settings.kubevirtUser,
         isStopped: (namespace) => this.#stops.isStopped(namespace),
         policyFor: (namespace, labels) => this.#policyFor(namespace, labels),
+        notShared: (namespace, claim) => this.#claims.notShared(namespace, claim, sharedDrivers),
         settings: {
           ...settings.sidecar,
           hubUrl: settings.hubUrl,
@@ -223,6 +238,14 @@ export class Operator {
     await this.#registerWebhook();
   }
 
+  /** By the labels that the VM has now; its pod has those of when it was made. */
+  #policyOfPod(namespace: string, podName: string): Policy | undefined {
+    const pod = this.#caches.pods.get(`${namespace}/${podName}`);
+    const owner = pod === undefined ? undefined : controllingVmi(pod);
+    const vmi = owner === undefined ? undefined : this.#caches.vmis.get(`${namespace}/${owner.name}`);
+    return this.#policyFor(namespace, vmi?.metadata?.labels ?? pod?.metadata?.labels ?? {});
+  }
+
   #policyFor(namespace: string, labels: Readonly<Record<string, string>>): Policy | undefined {
     return selectPolicy(
       [...this.#caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []),
@@ -240,7 +263,7 @@ export class Operator {
         webhookUrl === undefined
           ? { service: { namespace, name: webhookService, port: 443 } }
           : { url: webhookUrl.replace(/:0(?=\/|$)/, `:${this.#webhook.port}`) },
-      bundlePem: this.authorityPem,
+      bundlePem: this.#mounted?.authorityPem ?? this.authorityPem,
       ownNamespace: namespace,
     });
   }
@@ -269,7 +292,7 @@ export class Operator {
     controller = new Controller({
       api: this.#api,
       caches,
-      claims: new ClaimDrivers(this.#api),
+      claims: this.#claims,
       coordinator,
       log,
       sharedFileSystemDrivers: new Set(settings.sharedFileSystemDrivers),
@@ -291,6 +314,13 @@ export class Operator {
       onArmed: (seconds) => this.metrics.arming.observe(seconds),
     });
     const adoption = new Adoption({ api: this.#api, caches, log });
+    const configuration = new SidecarConfiguration(({ namespace, podName }) =>
+      this.#policyOfPod(namespace, podName),
+    );
+    const policiesWatched = [
+      caches.policies.onChange(() => configuration.policiesChanged()),
+      caches.namespaces.onChange(() => configuration.policiesChanged()),
+    ];
     const hub = await Hub.start({
       host: settings.listenHost,
       port: settings.hubPort,
@@ -301,10 +331,12 @@ export class Operator {
       listener: {
         onSession: (session) => {
           this.metrics.fleet.connected(session.identity.podUid, session.hello.index);
+          configuration.connected(session);
           coordinator.onSession(session);
           podChanged(session);
         },
         onSessionEnded: (session) => {
+          configuration.ended(session);
           coordinator.onSessionEnded(session);
           if (coordinator.session(session.identity.podUid) === undefined)
             this.metrics.fleet.ended(session.identity.podUid);
@@ -356,6 +388,8 @@ export class Operator {
       this.#publisher = undefined;
       this.metrics.fleet.clear();
       this.metrics.running.clear();
+      for (const unsubscribe of policiesWatched) unsubscribe();
+      configuration.stop();
       await Promise.all([
         controller.stop(),
         adoption.stop(),
@@ -373,11 +407,24 @@ export class Operator {
       try {
         await this.#renewCertificates(store);
         this.#publisher?.publishAll();
+        await this.#readMountedCertificate();
       } catch (error) {
         this.#log.warn({ err: error }, 'certificates could not be renewed, it is tried again');
       }
       await pause(CERTIFICATE_CHECK_MS, signal);
     }
+  }
+
+  /** Takes over what cert-manager has renewed. */
+  async #readMountedCertificate(): Promise<void> {
+    const { webhookCertificateDir } = this.#settings;
+    if (webhookCertificateDir === undefined) return;
+    const read = await readMountedCertificate(webhookCertificateDir);
+    const before = this.#mounted;
+    this.#mounted = read;
+    if (before === undefined || before.certificatePem === read.certificatePem) return;
+    this.#webhook?.useCertificate(read);
+    await this.#registerWebhook();
   }
 
   async #renewCertificates(store: AuthorityStore): Promise<void> {
@@ -395,7 +442,7 @@ export class Operator {
       ...(this.#settings.webhookUrl === undefined ? [] : [new URL(this.#settings.webhookUrl).hostname]),
     ];
     this.#serving = issueServing(loaded.current, [...new Set(hosts)], Date.now());
-    this.#webhook?.useCertificate(this.#serving);
+    if (this.#mounted === undefined) this.#webhook?.useCertificate(this.#serving);
     this.#hub?.useCertificate(this.#serving);
     if (changed) await this.#registerWebhook();
   }

@@ -13,43 +13,47 @@ export const clusterRules: readonly PolicyRule[] = [
   {
     apiGroups: ['nasmigration.io'],
     resources: ['nasawaremigrations'],
-    verbs: ['get', 'list', 'watch', 'create', 'patch', 'delete'],
+    verbs: ['list', 'watch', 'create', 'patch', 'delete'],
   },
   {
     apiGroups: ['nasmigration.io'],
     resources: ['nasawaremigrations/status', 'nasmigrationpolicies/status'],
     verbs: ['patch'],
   },
-  { apiGroups: ['nasmigration.io'], resources: ['nasmigrationpolicies'], verbs: ['get', 'list', 'watch'] },
+  { apiGroups: ['nasmigration.io'], resources: ['nasmigrationpolicies'], verbs: ['list', 'watch'] },
   // KubeVirt's: VMs are only read; migrations are made and cancelled.
-  { apiGroups: ['kubevirt.io'], resources: ['virtualmachineinstances'], verbs: ['get', 'list', 'watch'] },
+  { apiGroups: ['kubevirt.io'], resources: ['virtualmachineinstances'], verbs: ['list', 'watch'] },
   {
     apiGroups: ['kubevirt.io'],
     resources: ['virtualmachineinstancemigrations'],
     verbs: ['get', 'list', 'watch', 'create', 'delete'],
   },
   { apiGroups: [''], resources: ['pods', 'namespaces'], verbs: ['list', 'watch'] },
-  { apiGroups: [''], resources: ['persistentvolumeclaims', 'persistentvolumes'], verbs: ['get'] },
+  {
+    apiGroups: [''],
+    resources: ['persistentvolumeclaims', 'persistentvolumes'],
+    verbs: ['list', 'watch'],
+  },
   { apiGroups: [''], resources: ['events'], verbs: ['create'] },
-  // Server-side apply of the CA into namespaces with VMs. A creation cannot be limited to a name, the rest is.
-  { apiGroups: [''], resources: ['configmaps'], verbs: ['create'] },
-  { apiGroups: [''], resources: ['configmaps'], verbs: ['patch'], resourceNames: ['nas-aware-migration-ca'] },
+  // Server-side apply of the CA into namespaces with VMs. An apply that creates is checked as a creation of that name.
+  {
+    apiGroups: [''],
+    resources: ['configmaps'],
+    verbs: ['create', 'patch'],
+    resourceNames: ['nas-aware-migration-ca'],
+  },
   { apiGroups: ['authentication.k8s.io'], resources: ['tokenreviews'], verbs: ['create'] },
   {
     apiGroups: ['admissionregistration.k8s.io'],
     resources: ['mutatingwebhookconfigurations'],
-    verbs: ['create'],
-  },
-  {
-    apiGroups: ['admissionregistration.k8s.io'],
-    resources: ['mutatingwebhookconfigurations'],
-    verbs: ['patch'],
+    verbs: ['create', 'patch'],
     resourceNames: ['nas-aware-migration'],
   },
 ];
 
 /** In the operator's own namespace. */
 export const namespaceRules: readonly PolicyRule[] = [
+  // Made once, or again when somebody deleted them. A creation that fails when there is one already cannot be limited to a name.
   { apiGroups: [''], resources: ['secrets'], verbs: ['create'] },
   {
     apiGroups: [''],

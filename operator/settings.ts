@@ -28,6 +28,8 @@ const environmentSchema = z.object({
   /** A Service by name, or a URL when the API server does not run in the cluster's network. */
   NASMIG_WEBHOOK_SERVICE: z.string().default('nas-aware-migration-webhook'),
   NASMIG_WEBHOOK_URL: z.url().optional(),
+  /** A mounted Secret of cert-manager (tls.crt, tls.key, ca.crt) in place of a certificate of our own authority; for the webhook. */
+  NASMIG_WEBHOOK_CERTIFICATE_DIR: z.string().min(1).optional(),
   NASMIG_METRICS_PORT: port.default(8080),
   NASMIG_KUBEVIRT_USER: z.string().default('system:serviceaccount:kubevirt:kubevirt-controller'),
   NASMIG_SHARED_DRIVERS: list.default([...defaultSharedFileSystemDrivers]),
@@ -50,6 +52,7 @@ export interface OperatorSettings {
   webhookPort: number;
   webhookService: string;
   webhookUrl: string | undefined;
+  webhookCertificateDir: string | undefined;
   metricsPort: number;
   kubevirtUser: string;
   sharedFileSystemDrivers: string[];
@@ -91,6 +94,7 @@ export function settingsFrom(environment: NodeJS.ProcessEnv): OperatorSettings {
     webhookPort: data.NASMIG_WEBHOOK_PORT,
     webhookService: data.NASMIG_WEBHOOK_SERVICE,
     webhookUrl: data.NASMIG_WEBHOOK_URL,
+    webhookCertificateDir: data.NASMIG_WEBHOOK_CERTIFICATE_DIR,
     metricsPort: data.NASMIG_METRICS_PORT,
     kubevirtUser: data.NASMIG_KUBEVIRT_USER,
     sharedFileSystemDrivers: data.NASMIG_SHARED_DRIVERS,

@@ -1,5 +1,11 @@
 // The caches that decisions are made from, with the look-ups that they need. What nobody reads is dropped on the way in.
-import type { KubernetesObject, V1Namespace, V1Pod } from '@kubernetes/client-node';
+import type {
+  KubernetesObject,
+  V1Namespace,
+  V1PersistentVolume,
+  V1PersistentVolumeClaim,
+  V1Pod,
+} from '@kubernetes/client-node';
 import type { ApiClient } from '../kubernetes/api-client.ts';
 import { Informer } from '../kubernetes/informer.ts';
 import { keyOf, resources } from '../kubernetes/resources.ts';
@@ -19,6 +25,8 @@ export interface Caches {
   vmims: Informer<KubevirtObject>;
   pods: Informer<V1Pod>;
   namespaces: Informer<V1Namespace>;
+  claims: Informer<V1PersistentVolumeClaim>;
+  volumes: Informer<V1PersistentVolume>;
 }
 
 /** Names of the indexes. */
@@ -63,7 +71,15 @@ export function createCaches(api: ApiClient, onProblem: (problem: string) => voi
         [byPodUid]: (pod) => [pod.metadata?.uid ?? ''],
       },
     }),
-    namespaces: new Informer<V1Namespace>(api, resources.namespaces, { onProblem }),
+    namespaces: new Informer<V1Namespace>(api, resources.namespaces, { onProblem, trim: trimMetadata }),
+    claims: new Informer<V1PersistentVolumeClaim>(api, resources.persistentVolumeClaims, {
+      onProblem,
+      trim: trimClaim,
+    }),
+    volumes: new Informer<V1PersistentVolume>(api, resources.persistentVolumes, {
+      onProblem,
+      trim: trimVolume,
+    }),
   };
 }
 
@@ -119,6 +135,45 @@ function trimPod(pod: V1Pod): void {
     ...(scheduled.length === 0 ? {} : { conditions: scheduled }),
   };
   delete pod.metadata?.annotations;
+}
+
+function trimClaim(claim: V1PersistentVolumeClaim): void {
+  const { accessModes, volumeMode, volumeName } = claim.spec ?? {};
+  claim.spec = {
+    ...(accessModes === undefined ? {} : { accessModes }),
+    ...(volumeMode === undefined ? {} : { volumeMode }),
+    ...(volumeName === undefined ? {} : { volumeName }),
+  };
+  delete claim.status;
+  trimMetadata(claim);
+}
+
+function trimVolume(volume: V1PersistentVolume): void {
+  const { nfs, csi } = volume.spec ?? {};
+  const server = csi?.volumeAttributes?.['server'];
+  volume.spec = {
+    ...(nfs === undefined ? {} : { nfs: { server: nfs.server, path: '' } }),
+    ...(csi === undefined
+      ? {}
+      : {
+          csi: {
+            driver: csi.driver,
+            volumeHandle: '',
+            ...(server === undefined ? {} : { volumeAttributes: { server } }),
+          },
+        }),
+  };
+  delete volume.status;
+  trimMetadata(volume);
+}
+
+/** Of objects that are only looked up: by name, and for namespaces by label. */
+function trimMetadata({ kind, metadata }: KubernetesObject): void {
+  if (metadata === undefined) return;
+  delete metadata.annotations;
+  delete metadata.ownerReferences;
+  delete metadata.finalizers;
+  if (kind !== resources.namespaces.kind) delete metadata.labels;
 }
 
 /** The key of the object an informer has, for a reference in the same namespace. */

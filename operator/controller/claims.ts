@@ -1,69 +1,54 @@
-// The driver and the NFS server behind a PersistentVolumeClaim, kept for some minutes: a bound claim's volume does not change.
+// The driver and the NFS server behind a PersistentVolumeClaim, from the caches of claims and volumes: no request for any of it,
+// neither in a reconcile nor while a pod waits for the webhook's answer.
 import type { V1PersistentVolume, V1PersistentVolumeClaim } from '@kubernetes/client-node';
-import { type ApiClient, isNotFound } from '../kubernetes/api-client.ts';
-import { resources } from '../kubernetes/resources.ts';
 
-const BOUND_MAX_AGE_MS = 10 * 60_000;
-/** An unbound or absent claim is asked for again soon. */
-const UNBOUND_MAX_AGE_MS = 5000;
-/** Claims of all running VMs fit; beyond, the oldest go. */
-const MAX_ENTRIES = 20_000;
-
-export interface ClaimBacking {
-  driver: string;
-  server: string;
+/** The two caches, as far as they are read. */
+export interface ClaimCaches {
+  /** By `namespace/name`. */
+  claims: { get(key: string): V1PersistentVolumeClaim | undefined };
+  /** By name. */
+  volumes: { get(key: string): V1PersistentVolume | undefined };
 }
 
-export class ClaimDrivers {
-  readonly #api: ApiClient;
-  readonly #known = new Map<string, { backing: ClaimBacking | undefined; untilMs: number }>();
+export class Claims {
+  readonly #caches: ClaimCaches;
 
-  constructor(api: ApiClient) {
-    this.#api = api;
+  constructor(caches: ClaimCaches) {
+    this.#caches = caches;
   }
 
-  /** Looks up what is not known; afterwards `driverOf` answers for these claims. */
-  async load(namespace: string, claims: readonly string[]): Promise<void> {
-    await Promise.all(
-      claims.map(async (claim) => {
-        const key = `${namespace}/${claim}`;
-        const known = this.#known.get(key);
-        if (known !== undefined && performance.now() < known.untilMs) return;
-        const backing = await this.#lookUp(namespace, claim);
-        const age = backing === undefined ? UNBOUND_MAX_AGE_MS : BOUND_MAX_AGE_MS;
-        this.#known.delete(key);
-        this.#known.set(key, { backing, untilMs: performance.now() + age });
-        const oldest = this.#known.keys().next();
-        if (this.#known.size > MAX_ENTRIES && !oldest.done) this.#known.delete(oldest.value);
-      }),
-    );
-  }
-
+  /** Undefined when the claim is not bound, or not (yet) in the caches. */
   driverOf(namespace: string, claim: string): string | undefined {
-    return this.#known.get(`${namespace}/${claim}`)?.backing?.driver;
+    const volume = this.#volumeOf(namespace, claim);
+    return volume === undefined ? undefined : driverOfVolume(volume);
   }
 
   /** What a budget of reads is counted for. */
   serverOf(namespace: string, claim: string): string | undefined {
-    return this.#known.get(`${namespace}/${claim}`)?.backing?.server;
+    const volume = this.#volumeOf(namespace, claim);
+    const driver = volume === undefined ? undefined : driverOfVolume(volume);
+    return volume === undefined || driver === undefined ? undefined : serverOfVolume(volume, driver);
   }
 
-  async #lookUp(namespace: string, claim: string): Promise<ClaimBacking | undefined> {
-    try {
-      const found = await this.#api.get<V1PersistentVolumeClaim>(
-        resources.persistentVolumeClaims,
-        namespace,
-        claim,
-      );
-      const name = found.spec?.volumeName;
-      if (name === undefined || name === '') return undefined;
-      const volume = await this.#api.get<V1PersistentVolume>(resources.persistentVolumes, undefined, name);
-      const driver = driverOfVolume(volume);
-      return driver === undefined ? undefined : { driver, server: serverOfVolume(volume, driver) };
-    } catch (error) {
-      if (isNotFound(error)) return undefined;
-      throw error;
-    }
+  /**
+   * Why a disk on this claim can never be read by both nodes, as far as it is known. Undefined when it can, and also when the caches
+   * do not have the claim or its volume yet: a sidecar too many is idle, one too few makes the VM's next migration a plain one.
+   */
+  notShared(namespace: string, claim: string, sharedDrivers: ReadonlySet<string>): string | undefined {
+    const spec = this.#caches.claims.get(`${namespace}/${claim}`)?.spec;
+    if (spec === undefined) return undefined;
+    const modes = spec.accessModes ?? [];
+    if (!modes.includes('ReadWriteMany')) return `access mode ${modes.join(', ') || 'unknown'}`;
+    if ((spec.volumeMode ?? 'Filesystem') !== 'Filesystem') return `volume mode ${spec.volumeMode}`;
+    const volume = this.#volumeOf(namespace, claim);
+    if (volume === undefined) return undefined;
+    const driver = driverOfVolume(volume);
+    return driver !== undefined && sharedDrivers.has(driver) ? undefined : `driver ${driver ?? 'unknown'}`;
+  }
+
+  #volumeOf(namespace: string, claim: string): V1PersistentVolume | undefined {
+    const name = this.#caches.claims.get(`${namespace}/${claim}`)?.spec?.volumeName;
+    return name === undefined || name === '' ? undefined : this.#caches.volumes.get(name);
   }
 }
 

@@ -1,10 +1,17 @@
-// metav1 conditions: one per type, lastTransitionTime only when the status changes. Pure.
+// metav1 conditions: one per type, lastTransitionTime only when the status changes, and never in the future: what was written by
+// a leader whose clock was ahead begins anew by ours, so that what waits since then does not wait for our clock. Pure.
+import type { OutcomeReason } from '../../control/outcome-reasons.ts';
+import type { Reason } from '../../control/reasons.ts';
 import type { Condition } from '../../crds/fields.ts';
+
+/** What a condition or an event may have as its reason: docs/reasons.md says of each what it means. */
+export type DocumentedReason = Reason | OutcomeReason;
 
 export interface ConditionChange {
   type: string;
   status: Condition['status'];
-  reason: string;
+  /** A documented constant. */
+  reason: DocumentedReason;
   message: string;
 }
 
@@ -25,7 +32,7 @@ export function withConditions(
       message: change.message.slice(0, MAX_MESSAGE_LENGTH),
       observedGeneration: generation,
       lastTransitionTime:
-        earlier?.status === change.status
+        earlier?.status === change.status && Date.parse(earlier.lastTransitionTime) <= nowMs
           ? earlier.lastTransitionTime
           : new Date(nowMs).toISOString().replace(/\.\d+Z$/, 'Z'),
     };

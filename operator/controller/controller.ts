@@ -28,7 +28,7 @@ import {
   type Caches,
   type KubevirtObject,
 } from './caches.ts';
-import type { ClaimDrivers } from './claims.ts';
+import type { Claims } from './claims.ts';
 import { withConditions } from './conditions.ts';
 import { decide, type Effect, heldPermit, isFinished, wantsPermit } from './decide.ts';
 import { EventRecorder, type EventSubject } from './events.ts';
@@ -50,7 +50,7 @@ export const FIELD_MANAGER = 'nas-aware-migration';
 export interface ControllerOptions {
   api: ApiClient;
   caches: Caches;
-  claims: ClaimDrivers;
+  claims: Claims;
   coordinator: Coordinator;
   log: Logger;
   sharedFileSystemDrivers: ReadonlySet<string>;
@@ -85,8 +85,8 @@ export class Controller {
   readonly #events: EventRecorder;
   readonly #now: () => number;
   readonly #reconnectUntilMs: number;
-  /** The resource version of the last write per object: an older cache entry is not acted on. */
-  readonly #written = new Map<string, string>();
+  /** What the last write per object left: an older cache entry is not acted on. */
+  readonly #written = new Map<string, { resourceVersion: string; finalizers: string[] }>();
   readonly #armed = new Set<string>();
   readonly permits: NasPermits;
   readonly #stopping = new AbortController();
@@ -130,6 +130,7 @@ export class Controller {
     this.#stopping.abort();
     for (const unsubscribe of this.#subscriptions) unsubscribe();
     await this.queue.stop();
+    await this.#events.stop();
   }
 
   /** What a sidecar said of this migration changed. */
@@ -205,7 +206,8 @@ export class Controller {
   async #reconcile(key: string): Promise<number | undefined> {
     const object = this.#options.caches.migrations.get(key);
     if (object === undefined) return undefined;
-    if (isOlder(object.metadata?.resourceVersion, this.#written.get(key))) return STALE_CACHE_RECHECK_MS;
+    if (isOlder(object.metadata?.resourceVersion, this.#written.get(key)?.resourceVersion))
+      return STALE_CACHE_RECHECK_MS;
     const migration = readMigration(object);
     if (migration === undefined) {
       this.#options.log.warn(
@@ -281,11 +283,6 @@ export class Controller {
         if (migration === undefined || migration.deleting || !heldPermit(migration.status)) continue;
         const { namespace, uid, spec } = migration;
         const vmi = readVmi(caches.vmis.get(`${namespace}/${spec.vmiName}`));
-        const volumes = vmi?.spec.volumes ?? [];
-        await claims.load(
-          namespace,
-          volumes.flatMap((volume) => claimOf(volume) ?? []),
-        );
         const usable =
           vmi === undefined
             ? []
@@ -312,12 +309,6 @@ export class Controller {
       .filter((other) => other.metadata.uid !== ownVmim?.metadata.uid);
     const nowMs = this.#now();
     const finished = migration.deleting || isFinished(migration.status);
-    if (vmi !== undefined && !finished) {
-      await claims.load(
-        migration.namespace,
-        vmi.spec.volumes.flatMap((volume) => claimOf(volume) ?? []),
-      );
-    }
     const selection = selectPolicy(
       [...caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []),
       vmi?.metadata.labels ?? {},
@@ -412,7 +403,7 @@ export class Controller {
       FIELD_MANAGER,
       'status',
     );
-    this.#written.set(key, written.metadata?.resourceVersion ?? '');
+    this.#remember(key, written);
     if (isFinished(status) && !isFinished(migration.status)) {
       this.#options.log.info(
         {
@@ -477,36 +468,47 @@ export class Controller {
     }
   }
 
-  /** A merge patch replaces the list, so it carries the resource version it was made from; a conflict is tried again. */
+  /**
+   * A merge patch replaces the list, so it carries the resource version of the list it was made from: that of the cache, or of our own
+   * write when that is newer. Somebody else's change in between is a conflict, and the reconcile is run again.
+   */
   async #setFinalizers(
     key: string,
     migration: Migration,
     change: (finalizers: string[]) => string[],
   ): Promise<void> {
     const { namespace, name } = migration;
-    const live = await this.#options.api
-      .get<MigrationObject>(resources.nasAwareMigrations, namespace, name)
-      .catch((error: unknown) => {
-        if (isNotFound(error)) return undefined;
-        throw error;
-      });
-    if (live === undefined || live.metadata?.uid !== migration.uid) return;
-    const before = live.metadata.finalizers ?? [];
+    const cached = this.#options.caches.migrations.get(key)?.metadata;
+    if (cached === undefined || cached.uid !== migration.uid) return;
+    const written = this.#written.get(key);
+    const newest = isOlder(cached.resourceVersion, written?.resourceVersion) ? written : cached;
+    const before = newest?.finalizers ?? [];
     const after = [...new Set(change(before))];
     if (after.length === before.length) return;
     try {
-      const written = await this.#options.api.mergePatch<MigrationObject>(
+      const patched = await this.#options.api.mergePatch<MigrationObject>(
         resources.nasAwareMigrations,
         namespace,
         name,
         {
-          metadata: { finalizers: after, resourceVersion: live.metadata.resourceVersion },
+          metadata: {
+            uid: migration.uid,
+            finalizers: after,
+            resourceVersion: newest?.resourceVersion,
+          },
         },
       );
-      this.#written.set(key, written.metadata?.resourceVersion ?? '');
+      this.#remember(key, patched);
     } catch (error) {
       if (!isNotFound(error)) throw error;
     }
+  }
+
+  #remember(key: string, { metadata }: MigrationObject): void {
+    this.#written.set(key, {
+      resourceVersion: metadata?.resourceVersion ?? '',
+      finalizers: metadata?.finalizers ?? [],
+    });
   }
 
   async #createMigration(migrationName: string, { migration, nowMs }: Snapshot, key: string): Promise<void> {

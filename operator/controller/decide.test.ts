@@ -29,6 +29,13 @@ function nam(spec: object = {}, status: NasAwareMigrationStatus = {}, metadata: 
   return read;
 }
 
+/** The status of one that an operator first looked at then. */
+function seenAt(ms: number): NasAwareMigrationStatus {
+  const lastTransitionTime = new Date(ms).toISOString();
+  const condition = { type: 'Complete', status: 'False' as const, reason: 'Preparing', message: '' };
+  return { phase: 'Preparing', conditions: [{ ...condition, lastTransitionTime }] };
+}
+
 function vmi(status: object = {}) {
   return readVmi({
     metadata: { namespace: 'shop', name: 'db', uid: 'vmi-1' },
@@ -189,7 +196,7 @@ describe('starting', () => {
     ],
     [
       'an adopted one that is gone',
-      { migration: nam({ migrationName: 'x' }, {}, { creationTimestamp: new Date(nowMs - 60_000) }) },
+      { migration: nam({ migrationName: 'x' }, seenAt(nowMs - 60_000)) },
       'MigrationNotFound',
     ],
   ] as [string, Partial<Snapshot>, string][])(
@@ -212,7 +219,7 @@ describe('starting', () => {
       'HubUnreachable',
       {
         sourcePod: pod('pod-a', { connected: false }),
-        migration: nam({}, {}, { creationTimestamp: new Date(0) }),
+        migration: nam({}, seenAt(0)),
       },
     ],
     ['BreakerOpen', { breaker: { reason: 'BreakerOpen', detail: '' } }],
@@ -232,7 +239,7 @@ describe('starting', () => {
       const required = decide(
         snapshot({
           ...facts,
-          migration: { ...migration, creationMs: 0, spec: { ...migration.spec, acceleration: 'Required' } },
+          migration: { ...migration, firstSeenMs: 0, spec: { ...migration.spec, acceleration: 'Required' } },
         }),
       );
       expect(effectTypes(required)).toEqual(['removeFinalizer']);
@@ -250,11 +257,65 @@ describe('starting', () => {
       expect(effectTypes(waiting)).toEqual([]);
       expect(waiting.status?.phase).toBe('Preparing');
       expect(waiting.requeueAfterMs).toBe(2000);
-      expect(effectTypes(decide(snapshot({ migration, sourcePod, nowMs: nowMs + 30_000 })))).toEqual([
+      const later = { ...migration, firstSeenMs: nowMs };
+      expect(effectTypes(decide(snapshot({ migration: later, sourcePod, nowMs: nowMs + 29_999 })))).toEqual(
+        [],
+      );
+      expect(effectTypes(decide(snapshot({ migration: later, sourcePod, nowMs: nowMs + 30_000 })))).toEqual([
         'createMigration',
       ]);
     }
     expect(effectTypes(decide(snapshot({ migration })))).toEqual(['createMigration']);
+  });
+
+  it.each([
+    ['an hour ahead', 3_600_000],
+    ['an hour behind', -3_600_000],
+  ])('waits no less and no longer when our clock is %s of the API server’s', (_what, skewMs) => {
+    const sourcePod = pod('pod-a', { connected: false });
+    const migration = nam({ prepareTimeout: '30s' }, {}, { creationTimestamp: new Date(nowMs - skewMs) });
+    const first = decide(snapshot({ migration, sourcePod }));
+    expect(effectTypes(first)).toEqual([]);
+    const waited = nam({ prepareTimeout: '30s' }, first.status);
+    expect(effectTypes(decide(snapshot({ migration: waited, sourcePod, nowMs: nowMs + 20_000 })))).toEqual(
+      [],
+    );
+    expect(effectTypes(decide(snapshot({ migration: waited, sourcePod, nowMs: nowMs + 30_000 })))).toEqual([
+      'createMigration',
+    ]);
+  });
+
+  it('waits anew, and not for an hour, when the leader before had a clock an hour ahead', () => {
+    const sourcePod = pod('pod-a', { connected: false });
+    const migration = nam({ prepareTimeout: '30s' }, seenAt(nowMs + 3_600_000));
+    const waiting = decide(snapshot({ migration, sourcePod }));
+    expect(effectTypes(waiting)).toEqual([]);
+    const later = nam({ prepareTimeout: '30s' }, waiting.status);
+    expect(effectTypes(decide(snapshot({ migration: later, sourcePod, nowMs: nowMs + 30_000 })))).toEqual([
+      'createMigration',
+    ]);
+    const adopted = decide(snapshot({ migration: nam({ migrationName: 'x' }, seenAt(nowMs + 3_600_000)) }));
+    expect(adopted.requeueAfterMs).toBe(1000);
+    const gone = nam({ migrationName: 'x' }, adopted.status);
+    expect(decide(snapshot({ migration: gone, nowMs: nowMs + 60_000 })).status?.phase).toBe('Failed');
+  });
+
+  it('keeps what the index was when pages began to move, and tells of it anew until then', () => {
+    const young = { ...exampleHello.index, blocks: 5, ready: false };
+    const waiting = decide(
+      snapshot({ migration: nam({ prepareTimeout: '30s' }), sourcePod: pod('pod-a', { index: young }) }),
+    );
+    expect(waiting.status?.index).toMatchObject({ blocks: 5, ready: false });
+    const made = decide(snapshot({ migration: nam({}, waiting.status) }));
+    expect(made.status?.index).toEqual(exampleHello.index);
+    const running = snapshot({
+      migration: nam({}, made.status),
+      vmim: vmim('Running'),
+      vmi: handedOff(),
+      sourcePod: pod('pod-a', { index: { ...young, blocks: 9 } }),
+      coordination: view({ go: true }),
+    });
+    expect(decide(running).status?.index).toEqual(exampleHello.index);
   });
 
   it('lets the policy decide where the object does not say', () => {
@@ -444,6 +505,24 @@ describe('the end', () => {
     expect(decision.status?.result?.message).toContain('GO');
   });
 
+  it('says why one was plain that was over before anybody decided', () => {
+    const over = (target: Partial<PodFacts>) =>
+      decide(
+        snapshot({
+          migration: nam(),
+          vmim: vmim('Succeeded'),
+          vmi: handedOff(),
+          targetPod: pod('pod-b', target),
+        }),
+      ).status?.result;
+    expect(over({ hasSidecar: false, connected: false })).toMatchObject({
+      attempt: 'Plain',
+      reason: 'NoSidecar',
+      message: expect.stringContaining('target pod pod-b'),
+    });
+    expect(over({})).toMatchObject({ attempt: 'Plain', reason: 'HubUnreachable' });
+  });
+
   it('remembers an armed attempt that failed', () => {
     const facts = { migration: nam({}, running()), vmim: vmim('Failed'), vmi: handedOff() };
     const armed = decide(snapshot({ ...facts, coordination: view({ go: true, results }) }));
@@ -453,6 +532,44 @@ describe('the end', () => {
     });
     const plain = decide(snapshot({ ...facts, coordination: view({ reason: 'PostCopyAllowed' }) }));
     expect(plain.status?.result).toMatchObject({ attempt: 'Plain', reason: 'PostCopyAllowed' });
+  });
+
+  it('believes the target that has every byte, not the source that missed the last word', () => {
+    const { plainLinkBytes: _plain, ...numbers } = results.source;
+    const source = { ...numbers, outcome: 'failed' as const, detail: 'the link closed' };
+    const facts = { migration: nam({}, running()), targetPod: pod('pod-b'), vmi: handedOff() };
+    const coordination = view({ go: true, results: { source, target: results.target } });
+    const moved = decide(snapshot({ ...facts, vmim: vmim('Succeeded'), coordination }));
+    expect(moved.status?.result).toMatchObject({
+      accelerated: true,
+      attempt: 'Accelerated',
+      savedBytes: 726_000_000,
+      downtimeMs: 180,
+    });
+    expect(moved.status?.result).not.toHaveProperty('message');
+    const stayed = decide(snapshot({ ...facts, vmim: vmim('Failed'), coordination }));
+    expect(stayed.status?.result).toMatchObject({ accelerated: false, attempt: 'FailedWhileArmed' });
+  });
+
+  it('tells KubeVirt’s reason of a failure from whichever object has it, and no more than a status may hold', () => {
+    const told = (facts: Partial<Snapshot>) => {
+      const decision = decide(snapshot({ migration: nam({}, running()), ...facts }));
+      expect(decision.status?.phase).toBe('Failed');
+      const { message = '' } = condition(decision, 'Complete') ?? {};
+      return { message, result: decision.status?.result?.message ?? '' };
+    };
+    const state = { migrationUid: vmimUid, failed: true, failureReason: 'libvirt gave up' };
+    const failed = vmim('Failed');
+    expect(told({ vmim: failed, vmi: vmi({ migrationState: state }) }).message).toContain('libvirt gave up');
+    const itself = readVmim({
+      metadata: { namespace: 'shop', name: 'move-db-6f1b7a52', uid: vmimUid },
+      ...({ spec: { vmiName: 'db' }, status: { phase: 'Failed', migrationState: state } } as object),
+    });
+    expect(told({ vmim: itself, vmi: vmi() }).message).toContain('libvirt gave up');
+    const long = { ...state, failureReason: 'x'.repeat(200_000) };
+    const { message, result } = told({ vmim: failed, vmi: vmi({ migrationState: long }) });
+    expect(message.length).toBeLessThanOrEqual(32_768);
+    expect(result).toHaveLength(4096);
   });
 
   it('is Cancelled when the KubeVirt migration was', () => {

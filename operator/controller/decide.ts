@@ -9,7 +9,7 @@ import type { CoordinationOrder } from '../hub/coordinator.ts';
 import { isFinal, type Vmim } from '../kubevirt/objects.ts';
 import { parseDurationMs, parseQuantity } from '../kubevirt/quantities.ts';
 import { ATTEMPT_MEMORY_MS } from './breaker.ts';
-import { type ConditionChange, withConditions } from './conditions.ts';
+import { type ConditionChange, type DocumentedReason, withConditions } from './conditions.ts';
 import {
   configurationProblem,
   gainProblem,
@@ -32,7 +32,7 @@ export type Effect =
   /** The result is in the status that was just written: sidecars may forget it. */
   | { type: 'recorded'; migrationUid: string }
   | { type: 'deleteSelf' }
-  | { type: 'event'; severity: 'Normal' | 'Warning'; reason: string; message: string };
+  | { type: 'event'; severity: 'Normal' | 'Warning'; reason: DocumentedReason; message: string };
 
 export interface Decision {
   /** Undefined: leave the status as it is. */
@@ -171,8 +171,14 @@ function decideStart(snapshot: Snapshot): Decision {
     });
   }
   if (migration.spec.migrationName !== undefined) {
-    const leftMs = migration.creationMs + ADOPTION_GRACE_MS - nowMs;
-    if (leftMs > 0) return { status: undefined, effects: [], requeueAfterMs: Math.min(leftMs, 1000) };
+    const leftMs = waitingSinceMs(snapshot) + ADOPTION_GRACE_MS - nowMs;
+    if (leftMs > 0) {
+      const message = `looking for ${migration.spec.migrationName}`;
+      const status = statusWith(snapshot, 'Pending', [
+        { type: 'Complete', status: 'False', reason: 'Preparing', message },
+      ]);
+      return { status, effects: [], requeueAfterMs: Math.min(leftMs, 1000) };
+    }
     return finish(snapshot, 'Failed', {
       reason: 'MigrationNotFound',
       message: `there is no VirtualMachineInstanceMigration ${migration.spec.migrationName} in this namespace; check spec.migrationName`,
@@ -273,9 +279,10 @@ function configurationOf({ vmi, vmim }: Facts) {
 }
 
 /** Without prepareTimeout it waits as long as others hold the permits: they end. */
-function permitWaitLeftMs({ migration, policy, nowMs }: Snapshot): number {
+function permitWaitLeftMs(snapshot: Snapshot): number {
+  const { migration, policy, nowMs } = snapshot;
   const asked = parseDurationMs(migration.spec.prepareTimeout ?? policy?.spec.defaults?.prepareTimeout);
-  return asked === undefined ? Number.POSITIVE_INFINITY : migration.creationMs + asked - nowMs;
+  return asked === undefined ? Number.POSITIVE_INFINITY : waitingSinceMs(snapshot) + asked - nowMs;
 }
 
 function waitForPermit(snapshot: Snapshot, { reason, message }: NotAccelerated, leftMs: number): Decision {
@@ -396,10 +403,10 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
       message: `the VM runs on ${snapshot.targetPod?.node ?? vmi?.status.migrationState?.targetNode ?? 'its target'}`,
     });
   }
-  const why =
-    vmi?.status.migrationState?.migrationUid === vmim.metadata.uid
-      ? vmi.status.migrationState.failureReason
-      : undefined;
+  // KubeVirt writes it into both, and either may be seen first.
+  const state =
+    vmi?.status.migrationState?.migrationUid === vmim.metadata.uid ? vmi.status.migrationState : undefined;
+  const why = state?.failureReason ?? vmim.status.migrationState?.failureReason;
   if (
     vmim.metadata.deletionTimestamp !== undefined ||
     vmim.status.conditions.some(({ type, status }) => type === 'migrationAbortRequested' && status === 'True')
@@ -418,22 +425,24 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
 /** By our own clock, whatever the nodes' say: the condition turns Unknown when the end is first seen. */
 function collectingSince({ migration, nowMs }: Snapshot): number {
   const complete = migration.status.conditions?.find(({ type }) => type === 'Complete');
-  return complete?.status === 'Unknown' ? Date.parse(complete.lastTransitionTime) : nowMs;
+  return complete?.status === 'Unknown' ? Math.min(nowMs, Date.parse(complete.lastTransitionTime)) : nowMs;
 }
 
 function finish(
   snapshot: Snapshot,
   phase: 'Succeeded' | 'Failed' | 'Cancelled',
-  outcome: { reason: string; message: string },
+  outcome: { reason: DocumentedReason; message: string },
 ): Decision {
   const { migration, nowMs } = snapshot;
   const result = resultOf(snapshot, phase, outcome);
   const accelerated = result.accelerated;
+  // What is repeated from an earlier status was one of ours.
+  const reason = (result.reason as DocumentedReason | undefined) ?? outcome.reason;
   const status = statusWith(snapshot, phase, [
     {
       type: 'Accelerated',
       status: accelerated ? 'True' : 'False',
-      reason: accelerated ? 'Framed' : (result.reason ?? outcome.reason),
+      reason: accelerated ? 'Framed' : reason,
       message: accelerated ? 'pages came from the NAS' : (result.message ?? outcome.message),
     },
     { type: 'Complete', status: 'True', reason: outcome.reason, message: outcome.message },
@@ -494,9 +503,11 @@ function statusWith(
   if (targetPod !== undefined || state?.targetNode !== undefined) {
     status.target = { ...before.target, ...place(targetPod, targetPod?.node ?? state?.targetNode) };
   }
-  if (sourcePod?.index !== undefined && status.progress === undefined) {
+  // As it was when pages began to move; after that it changes because of the migration itself.
+  const hasBegun = status.progress !== undefined || snapshot.coordination?.go === true;
+  if (sourcePod?.index !== undefined && (status.index === undefined || !hasBegun)) {
     const { blocks, bytes, ageSeconds, ready } = sourcePod.index;
-    status.index ??= { blocks, bytes, ageSeconds, ready };
+    status.index = { blocks, bytes, ageSeconds, ready };
   }
   const progress = progressOf(snapshot);
   if (progress !== undefined) status.progress = progress;
@@ -573,6 +584,11 @@ function isPassing({ reason }: NotAccelerated): boolean {
   return reason === 'HubUnreachable';
 }
 
+/** Never in the future: where an earlier leader's clock was ahead, withConditions lets the time begin anew. */
+function waitingSinceMs({ migration, nowMs }: Facts): number {
+  return Math.min(nowMs, migration.firstSeenMs ?? nowMs);
+}
+
 /** How much longer to wait before the migration is made: for the sidecar to connect, and for its index. */
 function preparationLeftMs(snapshot: Facts): number {
   const { migration, policy, sourcePod, nowMs } = snapshot;
@@ -580,10 +596,11 @@ function preparationLeftMs(snapshot: Facts): number {
   if (isReady) return 0;
   const asked = parseDurationMs(migration.spec.prepareTimeout ?? policy?.spec.defaults?.prepareTimeout);
   const isOnlyIndex = sourcePod?.connected === true;
-  if (asked !== undefined || isOnlyIndex) return migration.creationMs + (asked ?? 0) - nowMs;
+  const sinceMs = waitingSinceMs(snapshot);
+  if (asked !== undefined || isOnlyIndex) return sinceMs + (asked ?? 0) - nowMs;
   const required = effectiveAcceleration(snapshot) === 'Required' ? DEFAULT_REQUIRED_WAIT_MS : 0;
   const reconnectUntilMs = sourcePod?.hasSidecar === true ? snapshot.reconnectUntilMs : 0;
-  return Math.max(migration.creationMs + required, reconnectUntilMs) - nowMs;
+  return Math.max(sinceMs + required, reconnectUntilMs) - nowMs;
 }
 
 function orderOf(

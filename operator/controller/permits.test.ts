@@ -8,6 +8,18 @@ import { readMigration, type Snapshot } from './snapshot.ts';
 
 const nowMs = Date.parse('2026-06-01T12:00:00Z');
 const vmimUid = exampleResult.migrationUid;
+const waitedASecond: NasAwareMigrationStatus = {
+  phase: 'Preparing',
+  conditions: [
+    {
+      type: 'Complete',
+      status: 'False',
+      reason: 'Preparing',
+      message: '',
+      lastTransitionTime: new Date(nowMs - 1000).toISOString(),
+    },
+  ],
+};
 const denied = { granted: false, detail: 'nas-1: 1 at a time' };
 
 function snapshot(
@@ -155,10 +167,16 @@ describe('without a permit', () => {
   });
 
   it('goes plainly after prepareTimeout with Preferred, and not at all with Required', () => {
-    const plain = snapshot({ permit: denied, spec: { prepareTimeout: '1s' } });
+    const waiting = snapshot({ permit: denied, spec: { prepareTimeout: '1s' } });
+    expect(effects(waiting)).not.toContain('createMigration');
+    const plain = snapshot({ permit: denied, spec: { prepareTimeout: '1s' }, status: waitedASecond });
     expect(effects(plain)).toContain('createMigration');
     expect(accelerated(plain)).toMatchObject({ status: 'False', reason: 'NoNasPermit' });
-    const required = snapshot({ permit: denied, spec: { prepareTimeout: '1s', acceleration: 'Required' } });
+    const required = snapshot({
+      permit: denied,
+      spec: { prepareTimeout: '1s', acceleration: 'Required' },
+      status: waitedASecond,
+    });
     expect(decide(required).status).toMatchObject({ phase: 'Failed', result: { reason: 'NoNasPermit' } });
   });
 

@@ -13,10 +13,17 @@ export interface Policy {
 
 export type PolicyObject = KubernetesObject & { spec?: unknown; status?: unknown };
 
+/** Objects of a cache are never changed, and every reconcile and every pod asks for all policies. */
+const alreadyRead = new WeakMap<PolicyObject, { policy: Policy | undefined }>();
+
 /** Reads a policy as the API server stores it; undefined for one that an older or newer schema let in. */
 export function readPolicy(object: PolicyObject): Policy | undefined {
+  const known = alreadyRead.get(object);
+  if (known !== undefined) return known.policy;
   const parsed = nasMigrationPolicySpecSchema.safeParse(object.spec ?? {});
-  return parsed.success ? { name: object.metadata?.name ?? '', spec: parsed.data } : undefined;
+  const policy = parsed.success ? { name: object.metadata?.name ?? '', spec: parsed.data } : undefined;
+  alreadyRead.set(object, { policy });
+  return policy;
 }
 
 export interface Selection {

@@ -72,7 +72,7 @@ describe('status of policies', () => {
         }),
       ]),
     );
-    const injectionProblem = { reason: 'KubernetesTooOld', message: 'Kubernetes 1.28' };
+    const injectionProblem = { reason: 'KubernetesTooOld' as const, message: 'Kubernetes 1.28' };
     expect(conditionsOf({ breaker: undefined, injectionProblem, stopped: [] })).toContainEqual(
       expect.objectContaining({ type: 'Injecting', status: 'False', ...injectionProblem }),
     );

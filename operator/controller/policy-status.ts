@@ -12,7 +12,7 @@ import { WorkQueue } from '../kubernetes/work-queue.ts';
 import { attemptOf, recentFailures } from './attempts.ts';
 import { type ClusterBreaker, clusterBreaker } from './breaker.ts';
 import type { Caches } from './caches.ts';
-import { type ConditionChange, withConditions } from './conditions.ts';
+import { type ConditionChange, type DocumentedReason, withConditions } from './conditions.ts';
 import { type Policy, readPolicy, selectPolicy } from './policies.ts';
 
 const FIELD_MANAGER = 'nas-aware-migration-policies';
@@ -34,12 +34,12 @@ export interface ClusterFacts {
   /** Set while nothing is armed. */
   breaker: ClusterBreaker | undefined;
   /** Why no pods get sidecars, in the whole cluster. */
-  injectionProblem: { reason: string; message: string } | undefined;
+  injectionProblem: { reason: DocumentedReason; message: string } | undefined;
   /** Namespaces where a pod with a sidecar was refused. */
   stopped: readonly { namespace: string; why: string }[];
 }
 
-const DISABLED = { reason: 'Disabled', message: 'spec.injection is Disabled' };
+const DISABLED = { reason: 'Disabled', message: 'spec.injection is Disabled' } as const;
 const MAX_STOPPED_NAMED = 5;
 
 /** Counts for every policy, over all running VMs. */

@@ -4,6 +4,7 @@
 import type { Result } from '../../control/messages.ts';
 import { describeReason, type Reason } from '../../control/reasons.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import type { DocumentedReason } from './conditions.ts';
 import { effectiveAcceleration, type Snapshot } from './snapshot.ts';
 
 type ProgressStatus = NonNullable<NasAwareMigrationStatus['progress']>;
@@ -13,14 +14,17 @@ type ResultStatus = NonNullable<NasAwareMigrationStatus['result']>;
 export const PROGRESS_WRITE_INTERVAL_MS = 10_000;
 /** The first pass over the memory counts up to here; what follows is told by what remains. */
 const FIRST_PASS_PERCENT = 90;
+/** The CRD's limit: a status that is longer is refused, for ever. KubeVirt's words have no limit of their own. */
+const MAX_RESULT_MESSAGE_LENGTH = 4096;
 
 /** The progress to write, or what is there already when it is too early for another. */
 export function progressOf({ migration, coordination, nowMs }: Snapshot): ProgressStatus | undefined {
   const before = migration.status.progress;
   const told = coordination?.progress;
   if (told === undefined) return before;
-  if (before !== undefined && nowMs - Date.parse(before.updateTime) < PROGRESS_WRITE_INTERVAL_MS)
-    return before;
+  const sinceMs = before === undefined ? Number.POSITIVE_INFINITY : nowMs - Date.parse(before.updateTime);
+  // Written in the future: by a leader whose clock was ahead.
+  if (sinceMs >= 0 && sinceMs < PROGRESS_WRITE_INTERVAL_MS) return before;
   const done = told.ramBytes === 0 ? 0 : Math.max(0, 1 - told.remainingBytes / told.ramBytes);
   const percent =
     told.iteration <= 1
@@ -28,11 +32,11 @@ export function progressOf({ migration, coordination, nowMs }: Snapshot): Progre
       : FIRST_PASS_PERCENT + done * (told.stage === 'bulk' ? 5 : 9);
   const progress: ProgressStatus = {
     percent: Math.max(before?.percent ?? 0, Math.min(99, Math.floor(percent))),
-    iteration: told.iteration,
+    iteration: Math.max(before?.iteration ?? 0, told.iteration),
     remainingBytes: told.remainingBytes,
     bytesPerSecond: told.qemuBytesPerSecond,
-    linkBytes: told.linkBytes,
-    nasBytes: told.nasBytes,
+    linkBytes: Math.max(before?.linkBytes ?? 0, told.linkBytes),
+    nasBytes: Math.max(before?.nasBytes ?? 0, told.nasBytes),
     updateTime: new Date(nowMs).toISOString().replace(/\.\d+Z$/, 'Z'),
   };
   if (told.qemuBytesPerSecond > 0)
@@ -44,7 +48,7 @@ export function progressOf({ migration, coordination, nowMs }: Snapshot): Progre
 export function resultOf(
   snapshot: Snapshot,
   phase: 'Succeeded' | 'Failed' | 'Cancelled',
-  outcome: { reason: string; message: string },
+  outcome: { reason: DocumentedReason; message: string },
 ): ResultStatus {
   const { coordination, migration } = snapshot;
   const source = coordination?.results.source;
@@ -53,8 +57,7 @@ export function resultOf(
     migration.status.conditions?.some(({ type, status }) => type === 'Accelerated' && status === 'True') ===
     true;
   const go = coordination?.go === true || wasFramed;
-  // A source that ended with its pod while no leader was there is spoken for by the target.
-  const told = source ?? target;
+  const told = endOf(source, target);
   const observed = told?.outcome === 'observed';
   const accelerated =
     !observed && (told === undefined ? go && phase === 'Succeeded' : told.outcome === 'accelerated');
@@ -72,13 +75,25 @@ export function resultOf(
     result.nasBytes = Math.max(result.nasBytes ?? 0, target.nasBytes);
     result.targetCpuMs = target.cpuMilliseconds;
   }
+  if (result.message !== undefined) result.message = result.message.slice(0, MAX_RESULT_MESSAGE_LENGTH);
   return result;
+}
+
+/**
+ * Whose word counts. A source that ended with its pod while no leader was there is spoken for by the target; so is one that saw the
+ * link close before the last acknowledgement: the target has given every byte to QEMU when it says so.
+ */
+function endOf(source: Result | undefined, target: Result | undefined): Result | undefined {
+  if (source === undefined || target === undefined) return source ?? target;
+  if (source.outcome !== 'failed' || target.outcome !== 'accelerated') return source;
+  const { reason: _reason, detail: _detail, ...numbers } = source;
+  return { ...numbers, outcome: target.outcome, plainLinkBytes: target.plainLinkBytes };
 }
 
 function whyNot(
   snapshot: Snapshot,
   phase: 'Succeeded' | 'Failed' | 'Cancelled',
-  outcome: { reason: string; message: string },
+  outcome: { reason: DocumentedReason; message: string },
   sidecar: Result | undefined,
   observed: boolean,
 ): { reason: string; message: string } {
@@ -95,6 +110,12 @@ function whyNot(
   if (effectiveAcceleration(snapshot) === 'Disabled') {
     return { reason: 'AccelerationDisabled', message: describeReason('AccelerationDisabled') };
   }
+  // Nobody decided anything while it ran: no leader was there, or it was over too soon.
+  const { sourcePod, targetPod } = snapshot;
+  if (sourcePod?.hasSidecar === false)
+    return { reason: 'NoSidecar', message: describeReason('NoSidecar', `source pod ${sourcePod.name}`) };
+  if (targetPod?.hasSidecar === false)
+    return { reason: 'NoSidecar', message: describeReason('NoSidecar', `target pod ${targetPod.name}`) };
   return {
     reason: 'HubUnreachable',
     message: describeReason('HubUnreachable', 'the migration ended before both sidecars were armed'),
@@ -112,11 +133,20 @@ function countersOf(told: Result): Partial<ResultStatus> {
     durationMs: told.durationMs,
     ...(told.role === 'source' ? { sourceCpuMs: told.cpuMilliseconds } : {}),
   };
+  const { estimate } = told;
+  if (estimate !== undefined) {
+    const plain = told.plainLinkBytes ?? told.qemuBytes;
+    const savedBytes = Math.max(0, plain - estimate.linkBytes);
+    counters.estimate = { ...estimate, savedBytes, savedPercent: percentOf(savedBytes, plain) };
+  }
   if (told.downtimeMs !== undefined) counters.downtimeMs = told.downtimeMs;
   if (told.plainLinkBytes !== undefined) {
     counters.savedBytes = Math.max(0, told.plainLinkBytes - told.linkBytes);
-    counters.savedPercent =
-      told.plainLinkBytes === 0 ? 0 : Math.floor((counters.savedBytes / told.plainLinkBytes) * 100);
+    counters.savedPercent = percentOf(counters.savedBytes, told.plainLinkBytes);
   }
   return counters;
+}
+
+function percentOf(part: number, whole: number): number {
+  return whole === 0 ? 0 : Math.floor((part / whole) * 100);
 }

@@ -31,7 +31,11 @@ export interface Migration {
   name: string;
   uid: string;
   generation: number;
-  creationMs: number;
+  /**
+   * When an operator first looked at it, by an operator's clock: the beginning of every wait. creationTimestamp is by the API server's
+   * clock, which may be another hour. Undefined when this is the first look.
+   */
+  firstSeenMs: number | undefined;
   deleting: boolean;
   hasFinalizer: boolean;
   adopted: boolean;
@@ -50,13 +54,19 @@ export function readMigration(object: MigrationObject): Migration | undefined {
     name: metadata.name ?? '',
     uid: metadata.uid ?? '',
     generation: metadata.generation ?? 0,
-    creationMs: Date.parse(String(metadata.creationTimestamp ?? '')) || 0,
+    firstSeenMs: status.success ? firstSeenMs(status.data) : undefined,
     deleting: metadata.deletionTimestamp !== undefined,
     hasFinalizer: metadata.finalizers?.includes(FINALIZER) === true,
     adopted: metadata.labels?.[ADOPTED_LABEL] === 'true',
     spec: spec.data,
     status: status.success ? status.data : {},
   };
+}
+
+/** The condition Complete is False from the first status on, and changes once. */
+function firstSeenMs({ conditions = [] }: NasAwareMigrationStatus): number | undefined {
+  const complete = conditions.find(({ type }) => type === 'Complete');
+  return complete?.status === 'False' ? Date.parse(complete.lastTransitionTime) : undefined;
 }
 
 export interface PodFacts {

@@ -52,6 +52,7 @@ beforeEach(async () => {
     recorded: () => [],
     onRefused: (reason) => refused.push(reason),
     maxConnections: 3,
+    helloTimeoutMs: 1000,
   });
 });
 
@@ -176,6 +177,18 @@ describe('hub', () => {
     expect(hub.sessionCount).toBe(1);
     second.socket.close();
     await second.closed;
+  });
+
+  it('closes a connection that never says hello, and one that says something else first', async () => {
+    const silent = raw();
+    await silent.open;
+    expect(await silent.closed).toMatchObject({ code: 1008, reason: 'no hello' });
+    const early = raw();
+    await early.open;
+    early.socket.send(encodeSidecarMessage(exampleResult));
+    expect(await early.closed).toMatchObject({ code: 1008, reason: 'message before hello' });
+    expect(refused).toEqual(['timeout', 'hello']);
+    expect(listener.onMessage).not.toHaveBeenCalled();
   });
 
   it('takes no more connections than it is allowed', async () => {

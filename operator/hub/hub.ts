@@ -49,6 +49,8 @@ export interface HubOptions {
   recorded: (hello: Hello) => string[];
   onRefused?: (reason: HubRefusal, detail: string) => void;
   maxConnections?: number;
+  /** Shorter in tests. */
+  helloTimeoutMs?: number;
 }
 
 /** Why a connection was refused or closed; the label of a metric. */
@@ -196,7 +198,10 @@ export class Hub {
       // The reason in a close frame is at most 123 bytes.
       socket.close(CLOSE_POLICY, detail.slice(0, 120).replace(/[^\x20-\x7e]/g, '?'));
     };
-    const helloTimer = setTimeout(() => close('timeout', 'no hello'), HELLO_TIMEOUT_MS);
+    const helloTimer = setTimeout(
+      () => close('timeout', 'no hello'),
+      this.#options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
+    );
     socket.on('error', () => socket.terminate());
     socket.on('pong', () => {
       if (session !== undefined) session.unansweredPings = 0;

@@ -8,6 +8,7 @@ const context: AdmissionContext = {
   kubevirtUser: 'system:serviceaccount:kubevirt:kubevirt-controller',
   policyFor: () => policy(),
   isStopped: () => false,
+  notShared: () => undefined,
   settings: {
     image: 'example.org/sidecar:1',
     hubUrl: 'wss://hub:8443',
@@ -64,7 +65,11 @@ describe('admission', () => {
   it('injects, with what the policy says of resources', () => {
     const { answer, decision } = admit(review(), {
       ...context,
-      policyFor: () => policy({ sidecar: { cpu: '300m', memory: '1Gi' }, index: { memory: '512Mi' } }),
+      policyFor: () =>
+        policy({
+          sidecar: { cpu: '300m', memory: '1Gi' },
+          index: { memory: '512Mi', build: 'Full', nasReadBandwidth: '30M' },
+        }),
     });
     expect(decision).toBe('Injected');
     expect(answer.response).toMatchObject({ uid: 'r-1', allowed: true, patchType: 'JSONPatch' });
@@ -73,6 +78,8 @@ describe('admission', () => {
     }[];
     expect(JSON.stringify(patch)).toContain('"cpu":"300m","memory":"1Gi"');
     expect(JSON.stringify(patch)).toContain(`"value":"${512 * 2 ** 20}"`);
+    expect(JSON.stringify(patch)).toContain('"name":"NASMIG_INDEX_BUILD","value":"full"');
+    expect(JSON.stringify(patch)).toContain('"name":"NASMIG_INDEX_BYTES_PER_SECOND","value":"30000000"');
   });
 
   it('asks for the policy with the labels of pod and namespace', () => {
@@ -95,6 +102,19 @@ describe('admission', () => {
     ['InjectionDisabled', {}, { policyFor: () => policy({ injection: 'Disabled' }) }],
     ['InjectionStopped', {}, { isStopped: () => true }],
     ['NotALauncherPod', { object: {} }, {}],
+    [
+      'MalformedPod',
+      {
+        object: {
+          metadata: {
+            labels: { 'kubevirt.io': 'virt-launcher' },
+            ownerReferences: [{ controller: true, kind: 'VirtualMachineInstance' }],
+          },
+        },
+      },
+      {},
+    ],
+    ['NoSharedVolume', {}, { notShared: () => 'access mode ReadWriteOnce' }],
   ] as [string, Partial<AdmissionReview['request']>, Partial<AdmissionContext>][])(
     'allows the pod as it is: %s',
     (expected, change, other) => {

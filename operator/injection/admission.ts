@@ -3,6 +3,7 @@
 import type { V1Pod } from '@kubernetes/client-node';
 import { z } from 'zod';
 import type { Policy } from '../controller/policies.ts';
+import { configurationOf } from '../hub/sidecar-configuration.ts';
 import { type SidecarSettings, type Skip, sidecarPatch } from './sidecar-patch.ts';
 
 /** `admission.k8s.io/v1` AdmissionReview, as far as it is read. */
@@ -32,7 +33,8 @@ export type AdmissionDecision =
   | 'NotOurs'
   | 'NoPolicy'
   | 'InjectionDisabled'
-  | 'InjectionStopped';
+  | 'InjectionStopped'
+  | 'MalformedPod';
 
 export interface AdmissionContext {
   /** The user that creates launcher pods: KubeVirt's controller. */
@@ -41,14 +43,26 @@ export interface AdmissionContext {
   policyFor: (namespace: string, labels: Readonly<Record<string, string>>) => Policy | undefined;
   /** True after pods with our sidecar were refused in this namespace (quota, full nodes). */
   isStopped: (namespace: string) => boolean;
+  /** Why a disk on this claim cannot be read by both nodes; undefined when it can, or when that is not known. Answers at once. */
+  notShared: (namespace: string, claim: string) => string | undefined;
   settings: SidecarSettings;
 }
 
-/** The answer and what it was, for metrics. */
-export function admit(
-  review: AdmissionReview,
-  context: AdmissionContext,
-): { answer: AdmissionAnswer; decision: AdmissionDecision } {
+interface Admission {
+  answer: AdmissionAnswer;
+  decision: AdmissionDecision;
+}
+
+/** The answer and what it was, for metrics. Never throws: a pod that is not one is allowed, for the API server to refuse. */
+export function admit(review: AdmissionReview, context: AdmissionContext): Admission {
+  try {
+    return admitPod(review, context);
+  } catch {
+    return { answer: answerTo(review.request.uid), decision: 'MalformedPod' };
+  }
+}
+
+function admitPod(review: AdmissionReview, context: AdmissionContext): Admission {
   const { request } = review;
   const unchanged = (decision: AdmissionDecision) => ({ answer: answerTo(request.uid), decision });
   const isPodCreation =
@@ -62,17 +76,29 @@ export function admit(
   if (policy.spec.injection !== 'Enabled') return unchanged('InjectionDisabled');
   if (context.isStopped(namespace)) return unchanged('InjectionStopped');
   const { sidecar, index } = policy.spec;
-  const result = sidecarPatch(pod, {
+  const isShared = (claim: string) => context.notShared(namespace, claim) === undefined;
+  const settings = {
     ...context.settings,
     cpu: sidecar?.cpu ?? context.settings.cpu,
     memory: sidecar?.memory ?? context.settings.memory,
     indexMemory: index?.memory ?? context.settings.indexMemory,
-  });
+    ...(index === undefined ? {} : configured(policy)),
+  };
+  const result = sidecarPatch(pod, settings, isShared);
   if ('skip' in result) return unchanged(result.skip);
   const answer = answerTo(request.uid);
   answer.response.patchType = 'JSONPatch';
   answer.response.patch = Buffer.from(JSON.stringify(result.patch)).toString('base64');
   return { answer, decision: 'Injected' };
+}
+
+/** The same that the hub says later: for the time before the sidecar reaches it. */
+function configured(policy: Policy): Pick<SidecarSettings, 'indexBuild' | 'indexBytesPerSecond'> {
+  const { build, nasReadBytesPerSecond } = configurationOf(policy).index;
+  return {
+    indexBuild: build,
+    ...(nasReadBytesPerSecond === undefined ? {} : { indexBytesPerSecond: nasReadBytesPerSecond }),
+  };
 }
 
 function answerTo(uid: string): AdmissionAnswer {

@@ -61,6 +61,23 @@ function injected(pod: V1Pod) {
 }
 
 describe('sidecar patch', () => {
+  it('mounts the disks that both nodes may read, and no others', () => {
+    const twoDisks = launcher((pod) => {
+      const compute = pod.spec?.containers[0];
+      compute?.volumeMounts?.push({ name: 'data', mountPath: '/var/run/kubevirt-private/vmi-disks/data' });
+      pod.spec?.volumes?.push({ name: 'data', persistentVolumeClaim: { claimName: 'db-data' } });
+    });
+    const asked: string[] = [];
+    const result = sidecarPatch(twoDisks, settings, (claim) => {
+      asked.push(claim);
+      return claim === 'db-data';
+    });
+    expect(asked).toEqual(['db-root', 'db-data']);
+    expect(JSON.stringify(result)).toContain('/var/run/nasmigration/volumes/data');
+    expect(JSON.stringify(result)).not.toContain('rootdisk');
+    expect(sidecarPatch(twoDisks, settings, () => false)).toEqual({ skip: 'NoSharedVolume' });
+  });
+
   it('adds one volume and one native sidecar, last, and touches nothing else', () => {
     const patch = injected(launcher());
     expect(patch.map(({ op, path }) => `${op} ${path}`)).toEqual([
@@ -102,7 +119,7 @@ describe('sidecar patch', () => {
   });
 
   it('takes disks only: neither block devices nor the state volume', () => {
-    expect(diskVolumesOf(launcher())).toEqual(['rootdisk']);
+    expect(diskVolumesOf(launcher())).toEqual([{ name: 'rootdisk', claim: 'db-root' }]);
   });
 
   it.each([

@@ -4,6 +4,7 @@
 // docs/adr/0005 and in the issue's facts on KubeVirt (107:107, no probes, no sub-path, no integer CPU).
 import type { V1Container, V1Pod, V1Volume } from '@kubernetes/client-node';
 import { TOKEN_AUDIENCE } from '../../control/limits.ts';
+import type { IndexBuild } from '../../control/messages.ts';
 import { controllingVmi, hasSidecar, SIDECAR_CONTAINER } from '../kubevirt/launcher-pod.ts';
 import { launcherLabels } from '../kubevirt/objects.ts';
 import { parseQuantity } from '../kubevirt/quantities.ts';
@@ -30,16 +31,30 @@ export interface SidecarSettings {
   memory: string;
   /** Part of the memory that the index may take. */
   indexMemory: string;
+  /** How the index is made; the sidecar's own default when left out. */
+  indexBuild?: IndexBuild;
+  /** Bytes per second for it; the sidecar's own default when left out. */
+  indexBytesPerSecond?: number;
   logLevel: string;
 }
 
 export type JsonPatch = { op: 'add'; path: string; value: unknown }[];
 
 /** Why a pod is left as it is. */
-export type Skip = 'NotALauncherPod' | 'AlreadyInjected' | 'Provisioning' | 'NoPublicVolume' | 'NoDiskVolume';
+export type Skip =
+  | 'NotALauncherPod'
+  | 'AlreadyInjected'
+  | 'Provisioning'
+  | 'NoPublicVolume'
+  | 'NoDiskVolume'
+  | 'NoSharedVolume';
 
-/** The patch, or why there is none. `diskVolumes`: pod volume names of the disks the policy lets us read. */
-export function sidecarPatch(pod: V1Pod, settings: SidecarSettings): { patch: JsonPatch } | { skip: Skip } {
+/** The patch, or why there is none. `isShared` tells of a claim whether its disk may be one that both nodes read; the others are not mounted. */
+export function sidecarPatch(
+  pod: V1Pod,
+  settings: SidecarSettings,
+  isShared: (claim: string) => boolean = () => true,
+): { patch: JsonPatch } | { skip: Skip } {
   const vmi = controllingVmi(pod);
   if (vmi === undefined) return { skip: 'NotALauncherPod' };
   if (hasSidecar(pod)) return { skip: 'AlreadyInjected' };
@@ -49,8 +64,10 @@ export function sidecarPatch(pod: V1Pod, settings: SidecarSettings): { patch: Js
   const volumes = pod.spec?.volumes ?? [];
   if (!volumes.some(({ name, emptyDir }) => name === PUBLIC_VOLUME && emptyDir !== undefined))
     return { skip: 'NoPublicVolume' };
-  const disks = diskVolumesOf(pod);
-  if (disks.length === 0) return { skip: 'NoDiskVolume' };
+  const found = diskVolumesOf(pod);
+  if (found.length === 0) return { skip: 'NoDiskVolume' };
+  const disks = found.filter(({ claim }) => isShared(claim)).map(({ name }) => name);
+  if (disks.length === 0) return { skip: 'NoSharedVolume' };
   const container = sidecarContainer(pod, vmi, disks, settings);
   return {
     patch: [
@@ -65,19 +82,19 @@ export function sidecarPatch(pod: V1Pod, settings: SidecarSettings): { patch: Js
  * Claims in Filesystem mode that compute mounts as VM disks. A block-mode claim is in volumeDevices; others that compute
  * mounts (vm-state) lie elsewhere than under vmi-disks.
  */
-export function diskVolumesOf(pod: V1Pod): string[] {
+export function diskVolumesOf(pod: V1Pod): { name: string; claim: string }[] {
   const compute = pod.spec?.containers.find(({ name }) => name === 'compute');
-  const claims = new Set(
-    (pod.spec?.volumes ?? [])
-      .filter(({ persistentVolumeClaim }) => persistentVolumeClaim !== undefined)
-      .map(({ name }) => name),
+  const claims = new Map(
+    (pod.spec?.volumes ?? []).flatMap(({ name, persistentVolumeClaim }) =>
+      persistentVolumeClaim === undefined ? [] : [[name, persistentVolumeClaim.claimName] as const],
+    ),
   );
-  return (compute?.volumeMounts ?? [])
-    .filter(
-      ({ name, mountPath }) =>
-        claims.has(name) && mountPath === `/var/run/kubevirt-private/vmi-disks/${name}`,
-    )
-    .map(({ name }) => name);
+  return (compute?.volumeMounts ?? []).flatMap(({ name, mountPath }) => {
+    const claim = claims.get(name);
+    return claim === undefined || mountPath !== `/var/run/kubevirt-private/vmi-disks/${name}`
+      ? []
+      : [{ name, claim }];
+  });
 }
 
 function sidecarContainer(
@@ -110,6 +127,8 @@ function sidecarContainer(
         name: 'NASMIG_INDEX_MEMORY_BYTES',
         value: String(Math.floor(parseQuantity(settings.indexMemory) ?? 0)),
       },
+      ...optional('NASMIG_INDEX_BUILD', settings.indexBuild),
+      ...optional('NASMIG_INDEX_BYTES_PER_SECOND', settings.indexBytesPerSecond),
       { name: 'NASMIG_LOG_LEVEL', value: settings.logLevel },
     ],
     resources: resourcesFor(pod, settings),
@@ -129,6 +148,10 @@ function sidecarContainer(
       ...disks.map((name) => ({ name, mountPath: `${VOLUMES_PATH}/${name}`, readOnly: true })),
     ],
   };
+}
+
+function optional(name: string, value: string | number | undefined): { name: string; value: string }[] {
+  return value === undefined ? [] : [{ name, value: String(value) }];
 }
 
 /** Optional CA: a namespace without the ConfigMap must not keep a VM from starting; the sidecar waits for it. */

@@ -1,9 +1,10 @@
 // Requests to the API server: JSON in, JSON out, exactly as it is on the wire (the generated clients drop fields they do not
-// know, such as `x-kubernetes-…`), over one keep-alive agent, each with a deadline. Credentials come from a KubeConfig and are
+// know, such as `x-kubernetes-…`), over one keep-alive agent, each with a deadline. Credentials come from an ApiAccess and are
 // read anew twice a minute, because projected tokens rotate. 429 and 503 with Retry-After are waited for, a few times.
 import type { IncomingMessage } from 'node:http';
 import { Agent, type RequestOptions, request } from 'node:https';
-import type { KubeConfig, KubernetesListObject, KubernetesObject } from '@kubernetes/client-node';
+import type { KubernetesListObject, KubernetesObject } from '@kubernetes/client-node';
+import type { ApiAccess } from './api-access.ts';
 import { apiVersionOf, pathOf, type Resource, resourceOfPath } from './resources.ts';
 
 /** What the API server answered when it refused, with its reason and message. */
@@ -65,14 +66,14 @@ export const contentTypes = {
 } as const;
 
 export class ApiClient {
-  readonly #config: KubeConfig;
+  readonly #config: ApiAccess;
   readonly #server: URL;
   readonly #userAgent: string;
   readonly #onRequest: RequestObserver;
   #agent: Agent | undefined;
   #credentials: { options: RequestOptions; readAtMs: number } | undefined;
 
-  constructor(config: KubeConfig, settings: { userAgent: string; onRequest?: RequestObserver }) {
+  constructor(config: ApiAccess, settings: { userAgent: string; onRequest?: RequestObserver }) {
     this.#config = config;
     const cluster = config.getCurrentCluster();
     if (cluster === null)

@@ -16,6 +16,8 @@ export interface InformerOptions<T> {
   indexes?: Record<string, (object: T) => readonly string[]>;
   /** Told when a list or watch failed; it goes on by itself. */
   onProblem?: (problem: string) => void;
+  /** A watch that tells nothing for so long is taken for dead: bookmarks come every minute. */
+  silenceMs?: number;
 }
 
 /** `previous` is absent when the object is new, `current` when it is gone. */
@@ -31,6 +33,8 @@ const PAGE_SIZE = 500;
 const WATCH_SECONDS = 300;
 /** A little after the API server should have ended it: a connection that died silently. */
 const WATCH_GRACE_MS = 30_000;
+/** Two bookmarks that did not come. A connection that died without a word would else be waited for until its deadline. */
+const SILENCE_MS = 150_000;
 const MIN_BACKOFF_MS = 200;
 const MAX_BACKOFF_MS = 15_000;
 
@@ -146,7 +150,26 @@ export class Informer<T extends KubernetesObject> {
       timeoutSeconds: String(seconds),
     };
     const deadline = AbortSignal.timeout(seconds * 1000 + WATCH_GRACE_MS);
-    const signal = AbortSignal.any([this.#stopping.signal, deadline]);
+    const silence = new AbortController();
+    const signal = AbortSignal.any([this.#stopping.signal, deadline, silence.signal]);
+    // From before the request on: the connection that it is sent on may be one of those that died.
+    const timer = setTimeout(() => silence.abort(), this.#options.silenceMs ?? SILENCE_MS);
+    try {
+      await this.#follow(path, query, signal, timer);
+    } catch (error) {
+      // What was only silent is watched again at once, from where it was.
+      if (!silence.signal.aborted || this.#stopping.signal.aborted) throw error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #follow(
+    path: string,
+    query: Record<string, string>,
+    signal: AbortSignal,
+    silence: NodeJS.Timeout,
+  ): Promise<void> {
     const response = await this.#api.open('GET', path, { query }, signal);
     if (response.statusCode !== 200) {
       throw toApiError('GET', path, response.statusCode ?? 0, await readAll(response, 'GET', path));
@@ -158,8 +181,13 @@ export class Informer<T extends KubernetesObject> {
       failure = error;
       lines.close();
     });
-    for await (const line of lines) {
-      if (line !== '') this.#onEvent(JSON.parse(line) as WatchEvent<T>, path);
+    try {
+      for await (const line of lines) {
+        silence.refresh();
+        if (line !== '') this.#onEvent(JSON.parse(line) as WatchEvent<T>, path);
+      }
+    } finally {
+      response.destroy();
     }
     if (failure !== undefined && !this.#stopping.signal.aborted) throw failure;
   }

@@ -2,8 +2,10 @@
 // its object's status; here are sums, states and latencies, and series of those that run (migration-series.ts).
 // docs/metrics.md is made from this registry.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { Progress } from '../../control/messages.ts';
+import type { PageCounts, Progress } from '../../control/messages.ts';
+import { reasons } from '../../control/reasons.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import type { HubRefusal } from '../hub/hub.ts';
 import { Fleet, type NodeSums } from './fleet.ts';
 import { MigrationSeries } from './migration-series.ts';
 
@@ -11,6 +13,18 @@ const LATENCY_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 const DURATION_BUCKETS = [1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280];
 const BUILD_BUCKETS = [1, 5, 15, 60, 300, 900, 3600, 14_400];
 const DOWNTIME_BUCKETS = [0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.9, 2, 5];
+
+const PAGE_KINDS = [
+  'reference',
+  'literalRaw',
+  'literalCompressed',
+  'zero',
+] as const satisfies (keyof PageCounts)[];
+
+const HUB_REFUSALS: readonly HubRefusal[] = [
+  ...(['path', 'full', 'token', 'unavailable', 'hello'] as const),
+  ...(['message', 'rate', 'timeout', 'replaced'] as const),
+];
 
 export interface GaugeSources {
   hubConnections: () => number;
@@ -244,6 +258,45 @@ export class OperatorMetrics {
       'Bytes read from the NAS so far.',
       ({ nasBytes }) => nasBytes,
     );
+    this.#migrationGauge(
+      'nasmig_migration_resent_batches',
+      'Batches of which pages were sent again so far.',
+      ({ resends }) => resends,
+    );
+    this.#pagesGauge();
+    this.#startAtZero();
+  }
+
+  /** A series that begins with its first event at 1 hides that event from rate(): the ones that alerts ask for begin at 0. */
+  #startAtZero(): void {
+    const none = (phase: string, attempt: string, reason: string) =>
+      this.migrations.inc({ phase, attempt, reason }, 0);
+    none('Succeeded', 'Accelerated', '');
+    none('Succeeded', 'Observed', 'Observing');
+    for (const reason of ['MigrationFailed', 'MigrationDeleted', ...reasons])
+      none('Failed', 'FailedWhileArmed', reason);
+    for (const reason of reasons) none('Succeeded', 'Plain', reason);
+    for (const attempt of ['Accelerated', 'FailedWhileArmed', 'Plain', 'Observed']) {
+      this.duration.zero({ attempt });
+      this.downtime.zero({ attempt });
+    }
+    for (const kind of PAGE_KINDS) this.pages.inc({ kind }, 0);
+    for (const reason of HUB_REFUSALS) this.hubRefusals.inc({ reason }, 0);
+  }
+
+  #pagesGauge(): void {
+    const { running } = this;
+    new Gauge({
+      name: 'nasmig_migration_pages',
+      help: 'Pages of 4096 bytes so far, by what became of them. While the migration runs, and for a minute after.',
+      labelNames: ['namespace', 'name', 'vmi', 'kind'],
+      registers: this.#registers,
+      collect() {
+        this.reset();
+        for (const { labels, progress } of running.samples())
+          for (const kind of PAGE_KINDS) this.set({ ...labels, kind }, progress.pages[kind]);
+      },
+    });
   }
 
   /** One series for each node, at most so many as fleet.ts keeps apart. */

@@ -27,7 +27,7 @@ export interface FakeSidecarOptions {
   caPem: string;
   volumes?: SidecarVolume[];
   /** What else HELLO says otherwise. */
-  hello?: Partial<Pick<Hello, 'link' | 'index'>>;
+  hello?: Partial<Pick<Hello, 'link' | 'index' | 'accepts'>>;
   /** Instead of taking the socket: what it says. */
   declines?: Reason;
   /** Of its token, when it is not ours. */
@@ -139,6 +139,7 @@ export class FakeSidecar {
         this.#step(message);
         return;
       case 'welcome':
+      case 'configure':
       case 'recorded':
         return;
     }

@@ -92,8 +92,14 @@ export class KubevirtActor {
   }
 
   /** A running VM on `node` with one NFS disk `rootdisk`. */
-  async vm(namespace: string, name: string, node: string, labels: Record<string, string> = {}): Promise<Vm> {
-    await this.#claim(namespace, `${name}-root`);
+  async vm(
+    namespace: string,
+    name: string,
+    node: string,
+    labels: Record<string, string> = {},
+    accessModes: string[] = ['ReadWriteMany'],
+  ): Promise<Vm> {
+    await this.#claim(namespace, `${name}-root`, accessModes);
     const created = await this.#api.create<Loose>(resources.virtualMachineInstances, {
       apiVersion: 'kubevirt.io/v1',
       kind: 'VirtualMachineInstance',
@@ -113,7 +119,7 @@ export class KubevirtActor {
           name: 'rootdisk',
           persistentVolumeClaimInfo: {
             claimName: `${name}-root`,
-            accessModes: ['ReadWriteMany'],
+            accessModes,
             volumeMode: 'Filesystem',
           },
         },
@@ -202,15 +208,15 @@ export class KubevirtActor {
 
   /** The migration fails: the VM stays. */
   async fail(vm: Vm, migration: Loose, target: V1Pod | undefined, why: string): Promise<void> {
-    await this.#setVmiStatus(vm, {
-      migrationState: {
-        completed: true,
-        failed: true,
-        failureReason: why,
-        endTimestamp: new Date().toISOString(),
-      },
-    });
-    await this.phase(migration, 'Failed');
+    const migrationState = {
+      completed: true,
+      failed: true,
+      failureReason: why,
+      endTimestamp: new Date().toISOString(),
+    };
+    await this.#setVmiStatus(vm, { migrationState });
+    const migrationUid = migration.metadata?.uid;
+    await this.phase(migration, 'Failed', { migrationState: { ...migrationState, migrationUid } });
     if (target !== undefined) await this.#podPhase(target, 'Failed');
   }
 
@@ -280,7 +286,7 @@ export class KubevirtActor {
     await this.#api.mergePatch(resources.virtualMachineInstances, vm.namespace, vm.name, { status });
   }
 
-  async #claim(namespace: string, name: string): Promise<void> {
+  async #claim(namespace: string, name: string, accessModes: string[]): Promise<void> {
     const storage = { storage: '10Gi' };
     const volumeName = `${namespace}-${name}`;
     await this.#api.create<Loose>(resources.persistentVolumes, {
@@ -289,7 +295,7 @@ export class KubevirtActor {
       metadata: { name: volumeName },
       spec: {
         capacity: storage,
-        accessModes: ['ReadWriteMany'],
+        accessModes,
         nfs: { server: 'nas.example.org', path: `/${name}` },
       },
     });
@@ -298,7 +304,7 @@ export class KubevirtActor {
       kind: 'PersistentVolumeClaim',
       metadata: { namespace, name },
       spec: {
-        accessModes: ['ReadWriteMany'],
+        accessModes,
         resources: { requests: storage },
         volumeName,
         storageClassName: '',

@@ -15,7 +15,7 @@ import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts'
 import { ControlPlane } from '../../hack/control-plane/control-plane.ts';
 import type { MigrationObject } from '../../operator/controller/snapshot.ts';
 import { ApiClient } from '../../operator/kubernetes/api-client.ts';
-import { apiVersionOf, resources } from '../../operator/kubernetes/resources.ts';
+import { apiVersionOf, pathOf, resources } from '../../operator/kubernetes/resources.ts';
 import { AUTHORITY_CONFIG_MAP, Operator } from '../../operator/operator.ts';
 import { type OperatorSettings, settingsFrom } from '../../operator/settings.ts';
 import { installDefinitions } from './apply.ts';
@@ -66,9 +66,12 @@ export class OperatorWorld {
   }
 
   /** Starts the control plane; the operator is started by the suite, with `settings` on top of what tests need. */
-  static async start(settings: Record<string, string> = {}): Promise<OperatorWorld> {
+  static async start(
+    settings: Record<string, string> = {},
+    apiServerArguments: readonly string[] = [],
+  ): Promise<OperatorWorld> {
     const dir = await mkdtemp(path.join(tmpdir(), 'nasmig-operator-'));
-    const plane = await ControlPlane.start({ dir });
+    const plane = await ControlPlane.start({ dir, apiServerArguments });
     const config = new KubeConfig();
     config.loadFromFile(plane.kubeconfig);
     const api = new ApiClient(config, { userAgent: 'test' });
@@ -119,12 +122,13 @@ export class OperatorWorld {
     return operator;
   }
 
-  /** As its own process, as in its container. It leads when the lease of an earlier one has run out. */
-  spawnOperator(): void {
+  /** As its own process, as in its container; `more` of its environment. It leads when the lease of an earlier one has run out. */
+  spawnOperator(more: Readonly<Record<string, string>> = {}): void {
     this.#process = spawn(process.execPath, [path.resolve(import.meta.dirname, '../../operator/main.ts')], {
       env: {
         ...process.env,
         ...this.#environment,
+        ...more,
         NASMIG_LEASE_SECONDS: '3',
         KUBECONFIG: path.join(this.#dir, 'operator.kubeconfig'),
       },
@@ -143,7 +147,7 @@ export class OperatorWorld {
           });
           socket.on('error', reject);
         }),
-      { timeout: 30_000, interval: 50 },
+      { timeout: 60_000, interval: 50 },
     );
   }
 
@@ -222,7 +226,7 @@ export class OperatorWorld {
   async dial(options: {
     pod: V1Pod;
     declines?: Reason;
-    hello?: Partial<Pick<Hello, 'link' | 'index'>>;
+    hello?: Partial<Pick<Hello, 'link' | 'index' | 'accepts'>>;
     audience?: string;
     claims?: V1Pod;
   }): Promise<FakeSidecar> {
@@ -242,6 +246,13 @@ export class OperatorWorld {
     });
     this.#sidecars.push(sidecar);
     return sidecar;
+  }
+
+  /** The last word of a pod's deletion, which is kubelet's. */
+  async removePod(pod: V1Pod): Promise<void> {
+    const { namespace, name } = pod.metadata ?? {};
+    const body = { apiVersion: 'v1', kind: 'DeleteOptions', gracePeriodSeconds: 0 };
+    await this.api.call('DELETE', pathOf(resources.pods, namespace, name), { body });
   }
 
   async stopSidecars(): Promise<void> {
