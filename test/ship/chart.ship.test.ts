@@ -32,6 +32,9 @@ const NEW_FIELD = 'ttlAfterFinished';
 
 const everything = {
   serviceMonitor: { enabled: true, labels: { release: 'prometheus' } },
+  prometheusRule: { enabled: true, additionalLabels: { team: 'virt' } },
+  dashboards: { enabled: true, annotations: { grafana_folder: 'KubeVirt' } },
+  certManager: { enabled: true },
   defaultPolicy: { enabled: true },
   image: { repository: 'registry.example/nasmig', digest: `sha256:${'a'.repeat(64)}` },
 };
@@ -256,7 +259,19 @@ describe('upgrade', () => {
       objects.map((object) => JSON.stringify(object)).join('\n---\n'),
     );
     expect(text.trim().split('\n')).toHaveLength(objects.length);
-    expect(objectOf(objects, 'ServiceMonitor').metadata?.namespace).toBe(NAMESPACE);
+    for (const kind of ['ServiceMonitor', 'PrometheusRule'])
+      expect(objectOf(objects, kind).metadata?.namespace).toBe(NAMESPACE);
+    expect(objects.filter(({ kind }) => kind === 'Certificate' || kind === 'Issuer')).toHaveLength(4);
+    // And what is chosen instead.
+    const [podMonitor] = (await cluster.helm.template({ podMonitor: { enabled: true } })).filter(
+      ({ kind }) => kind === 'PodMonitor',
+    );
+    expect(
+      await cluster.kubectl(
+        ['create', '--dry-run=server', '--validate=strict', '-f', '-'],
+        JSON.stringify(podMonitor),
+      ),
+    ).toContain('created (server dry run)');
     await record('helm', { objects: objects.length });
   });
 

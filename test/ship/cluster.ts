@@ -1,4 +1,4 @@
-// A real API server to ship to: with KubeVirt's kinds and the Prometheus operator's, without kubelets. Helm and kubectl act on it
+// A real API server to ship to: with KubeVirt's kinds, the Prometheus operator's and cert-manager's, without kubelets. Helm and kubectl act on it
 // as an administrator.
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -10,7 +10,7 @@ import { ApiClient, isNotFound } from '../../operator/kubernetes/api-client.ts';
 import { type Resource, resources } from '../../operator/kubernetes/resources.ts';
 import { kubevirtDefinitions } from '../control-plane/kubevirt-crds.ts';
 import { Helm, NAMESPACE, RELEASE } from './helm.ts';
-import { serviceMonitorDefinition } from './prometheus-operator-crd.ts';
+import { neighbourDefinitions } from './monitoring-crds.ts';
 
 const KUBECTL_TIMEOUT_MS = 60_000;
 const WAIT_MS = 30_000;
@@ -60,7 +60,7 @@ export class ShipCluster {
     const api = new ApiClient(config, { userAgent: 'test' });
     const helm = await Helm.start(plane.kubeconfig);
     const cluster = new ShipCluster({ plane, api, helm, dir, auditLog });
-    const definitions = [...kubevirtDefinitions(), serviceMonitorDefinition];
+    const definitions = [...kubevirtDefinitions(), ...neighbourDefinitions];
     for (const definition of definitions) {
       await api.apply(resources.customResourceDefinitions, definition, 'test');
       await cluster.established(definition.metadata?.name ?? '');

@@ -1,28 +1,16 @@
-// One container by a real OCI runtime (crun) from an assembled root file system, confined as the pod's containers are: a user that is
-// not root, a read-only root, no capabilities, no new privileges, its own process and mount namespaces. The network is the
-// machine's, because what it talks to listens on loopback. Configuration: OCI runtime specification 1.0.
+// One container by a real OCI runtime (crun) from an assembled root file system, confined as the pod's containers are
+// (test/oci/runtime-bundle.ts). The network is the machine's, because what it talks to listens on loopback.
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { bundleConfiguration, CRUN } from '../oci/runtime-bundle.ts';
 
 const run = promisify(execFile);
 
-/**
- * crun refuses a machine where cgroup v1 and v2 share the controllers between them. Its cgroup is the caller's here, so it is
- * shown, in a mount namespace of its own, a machine without the v2 part; on other machines nothing is taken away.
- */
-const WRAPPER = [
-  '--mount',
-  '--propagation',
-  'private',
-  'sh',
-  '-c',
-  'umount /sys/fs/cgroup/unified 2>/dev/null; exec crun --cgroup-manager=disabled "$@"',
-  'crun',
-];
+const [UNSHARE, ...WRAPPER] = CRUN;
 const RUNTIME_TIMEOUT_MS = 20_000;
 const STOP_MS = 25_000;
 
@@ -65,13 +53,16 @@ export class OciContainer {
   }
 
   static async start(options: ContainerOptions): Promise<OciContainer> {
-    await run('unshare', [...WRAPPER, '--version'], { timeout: RUNTIME_TIMEOUT_MS }).catch((error: Error) => {
+    await run(UNSHARE, [...WRAPPER, '--version'], { timeout: RUNTIME_TIMEOUT_MS }).catch((error: Error) => {
       throw new RuntimeMissingError(error.message);
     });
     const bundle = await mkdtemp(path.join(tmpdir(), 'nasmig-oci-'));
-    await writeFile(path.join(bundle, 'config.json'), JSON.stringify(configuration(options)));
+    await writeFile(
+      path.join(bundle, 'config.json'),
+      JSON.stringify(bundleConfiguration({ ...options, argv: [options.entryPoint, ...options.args] })),
+    );
     const id = `nasmig-${randomBytes(6).toString('hex')}`;
-    const child = spawn('unshare', [...WRAPPER, 'run', '--bundle', bundle, id], {
+    const child = spawn(UNSHARE, [...WRAPPER, 'run', '--bundle', bundle, id], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     return new OciContainer(id, child, bundle);
@@ -88,7 +79,7 @@ export class OciContainer {
 
   /** `/proc/<pid>/status` of its first process, as seen from the machine. */
   async processId(): Promise<number> {
-    const { stdout } = await run('unshare', [...WRAPPER, 'state', this.id], { timeout: RUNTIME_TIMEOUT_MS });
+    const { stdout } = await run(UNSHARE, [...WRAPPER, 'state', this.id], { timeout: RUNTIME_TIMEOUT_MS });
     return (JSON.parse(stdout) as { pid: number }).pid;
   }
 
@@ -103,55 +94,11 @@ export class OciContainer {
   async stop(): Promise<{ code: number | null; elapsedMs: number }> {
     const startedAt = performance.now();
     const kill = (signal: string) =>
-      run('unshare', [...WRAPPER, 'kill', this.id, signal], { timeout: RUNTIME_TIMEOUT_MS }).catch(() => {});
+      run(UNSHARE, [...WRAPPER, 'kill', this.id, signal], { timeout: RUNTIME_TIMEOUT_MS }).catch(() => {});
     if (this.#child.exitCode === null) await kill('TERM');
     const timer = setTimeout(() => void kill('KILL'), STOP_MS);
     const code = await this.ended();
     clearTimeout(timer);
     return { code, elapsedMs: performance.now() - startedAt };
   }
-}
-
-function configuration({
-  rootfs,
-  user,
-  args,
-  entryPoint,
-  environment,
-  mounts = [],
-}: ContainerOptions): object {
-  const none: string[] = [];
-  return {
-    ociVersion: '1.0.2',
-    root: { path: path.resolve(rootfs), readonly: true },
-    hostname: 'container',
-    process: {
-      user: { uid: user, gid: user },
-      cwd: '/app',
-      args: [entryPoint, ...args],
-      env: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
-      noNewPrivileges: true,
-      capabilities: { bounding: none, effective: none, inheritable: none, permitted: none, ambient: none },
-    },
-    mounts: [
-      { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
-      {
-        destination: '/dev',
-        type: 'tmpfs',
-        source: 'tmpfs',
-        options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'],
-      },
-      ...mounts.map(({ source, destination, writable }) => ({
-        destination,
-        type: 'bind',
-        source,
-        options: ['rbind', writable === true ? 'rw' : 'ro', 'nosuid', 'nodev', 'noexec'],
-      })),
-    ],
-    linux: {
-      namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }],
-      maskedPaths: ['/proc/kcore', '/proc/keys', '/proc/timer_list'],
-      readonlyPaths: ['/proc/sys', '/proc/sysrq-trigger', '/proc/irq', '/proc/bus'],
-    },
-  };
 }

@@ -19,15 +19,13 @@ import { freePorts, OperatorProcess, sample } from './operator-process.ts';
 
 const GUESTS = 'shop';
 
-/** Granted, and yet not in the log of this suite. */
+/** Granted, and yet not in the log of this suite, or not in each run's. */
 const notSeen: Record<string, string> = {
   'create configmaps': 'a server-side apply that creates is checked as create and logged as patch',
   'create leases': 'the chart has made it; needed when somebody deleted it',
   'create mutatingwebhookconfigurations': 'the chart has made it; needed when somebody deleted it',
   'create secrets': 'the chart has made it; needed when somebody deleted it',
-  'get nasmigrationpolicies': 'goes with list and watch',
   'get virtualmachineinstancemigrations': 'only when one of the same name was there already',
-  'get virtualmachineinstances': 'goes with list and watch',
 };
 
 let cluster: ShipCluster;
@@ -272,7 +270,8 @@ describe('audit log', () => {
 
   it('shows that nothing is granted that is not used, but for what has a reason', async () => {
     const asked = await askedFor(cluster.auditLog);
-    expect(unused([...clusterRules, ...namespaceRules], asked)).toEqual(Object.keys(notSeen).sort());
+    const without = unused([...clusterRules, ...namespaceRules], asked).filter((one) => !(one in notSeen));
+    expect(without).toEqual([]);
   });
 
   it('is of the rules that the chart gives', async () => {

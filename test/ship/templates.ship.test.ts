@@ -6,9 +6,16 @@ import type { V1Container, V1Deployment, V1Role, V1Service } from '@kubernetes/c
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { customResourceDefinitions } from '../../crds/definitions.ts';
 import { nasMigrationPolicySchema } from '../../crds/nas-migration-policy.ts';
-import { generatedWithoutHelm, manifest, manifestFile, outdated } from '../../hack/ship/generate.ts';
+import {
+  chartDirectory,
+  generatedWithoutHelm,
+  manifest,
+  manifestFile,
+  outdated,
+} from '../../hack/ship/generate.ts';
 import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { documentedValues } from '../../hack/ship/values-table.ts';
+import { dashboards, grafanaDashboard } from '../../observability/dashboards/grafana.ts';
 import { LEADER_LABEL, LEADER_LABEL_VALUE } from '../../operator/leader/leader-label.ts';
 import { clusterRules, namespaceRules, type PolicyRule } from '../../operator/permissions.ts';
 import { settingsFrom } from '../../operator/settings.ts';
@@ -59,7 +66,7 @@ function environmentOf(rendered: readonly Rendered[]): Record<string, string> {
 describe('generated files', () => {
   it('are what would be generated: the copies of the CRDs, the table of values, the manifest without Helm', async () => {
     const files = new Map([...(await generatedWithoutHelm()), [manifestFile, await manifest()]]);
-    expect(files.size).toBe(4);
+    expect(files.size).toBe(7);
     expect(await outdated(files)).toEqual([]);
   });
 });
@@ -105,6 +112,10 @@ describe('values', () => {
     ['a quantity that is none', { sidecar: { memory: '256 MB' } }, /memory/],
     ['a switch that is text', { crds: { keep: 'false' } }, /keep/],
     ['a port that is none', { networkPolicy: { apiServerPorts: [0] } }, /apiServerPorts/],
+    ['an interval without a unit', { podMonitor: { interval: '30' } }, /interval/],
+    ['an alert that cannot be', { prometheusRule: { disabledAlerts: ['Node'] } }, /disabledAlerts/],
+    ['a label that is a number', { dashboards: { labels: { grafana_dashboard: 1 } } }, /grafana_dashboard/],
+    ['an issuer without a name', { certManager: { issuerRef: { kind: 'ClusterIssuer' } } }, /issuerRef/],
     ['a peer that is none', { networkPolicy: { metricsFrom: [{ namespace: 'x' }] } }, /metricsFrom/],
   ])('are refused: %s', async (_what, values, names) => {
     await expect(helm.template(values)).rejects.toThrow(names);
@@ -171,7 +182,11 @@ describe('operator Deployment', () => {
   });
 
   it('sets all that the operator can be told, but for what only tests change', () => {
-    const environment = { ...environmentOf(objects), NASMIG_SHARED_DRIVERS: 'nfs' };
+    const environment = {
+      ...environmentOf(objects),
+      NASMIG_SHARED_DRIVERS: 'nfs',
+      NASMIG_WEBHOOK_CERTIFICATE_DIR: '/etc/webhook-certificate',
+    };
     const asked = new Set<string>();
     const watched = new Proxy<NodeJS.ProcessEnv>(environment, {
       get(target, name) {
@@ -398,5 +413,96 @@ describe('what is off unless asked', () => {
     ) as unknown as V1Service[];
     expect(selected.map(({ metadata }) => metadata?.name)).toEqual(['nas-aware-migration-metrics']);
     expect(selected[0]?.spec?.ports?.map(({ name }) => name)).toEqual(endpoints.map(({ port }) => port));
+  });
+
+  it('is the PodMonitor, which selects the operator’s pods, and is no second way beside the ServiceMonitor', async () => {
+    expect(objects.some(({ kind }) => kind === 'PodMonitor')).toBe(false);
+    const rendered = await helm.template({ podMonitor: { enabled: true, interval: '10s' } });
+    const { selector, podMetricsEndpoints } = objectOf(rendered, 'PodMonitor')['spec'] as {
+      selector: { matchLabels: Record<string, string> };
+      podMetricsEndpoints: object[];
+    };
+    expect(deploymentOf(rendered).spec?.template.metadata?.labels).toMatchObject(selector.matchLabels);
+    // Without honorLabels the VM's namespace would be called exported_namespace.
+    expect(podMetricsEndpoints).toEqual([{ port: 'metrics', interval: '10s', honorLabels: true }]);
+    await expect(
+      helm.template({ podMonitor: { enabled: true }, serviceMonitor: { enabled: true } }),
+    ).rejects.toThrow('choose one');
+  });
+
+  it('are the dashboards, one ConfigMap each, where Grafana looks for them', async () => {
+    const ofDashboards = (rendered: readonly Rendered[]) =>
+      rendered.filter(({ kind, metadata }) => kind === 'ConfigMap' && metadata?.name?.endsWith('-dashboard'));
+    expect(ofDashboards(objects)).toEqual([]);
+    const rendered = ofDashboards(
+      await helm.template({
+        dashboards: {
+          enabled: true,
+          namespace: 'monitoring',
+          labels: { dashboards: 'yes' },
+          annotations: { grafana_folder: 'KubeVirt' },
+        },
+      }),
+    );
+    expect(rendered).toHaveLength(dashboards.length);
+    for (const dashboard of dashboards) {
+      const map = objectOf(rendered, 'ConfigMap', `${dashboard.name}-dashboard`);
+      expect(map.metadata).toMatchObject({
+        namespace: 'monitoring',
+        labels: { dashboards: 'yes', grafana_dashboard: '1' },
+        annotations: { grafana_folder: 'KubeVirt' },
+      });
+      const data = map['data'] as Record<string, string>;
+      expect(JSON.parse(data[`${dashboard.name}.json`] ?? '')).toEqual(grafanaDashboard(dashboard));
+    }
+  });
+
+  it('is cert-manager, whose certificate is mounted where the operator is told to read it', async () => {
+    expect(objects.some(({ kind }) => kind === 'Certificate')).toBe(false);
+    expect(settingsFrom(environmentOf(objects)).webhookCertificateDir).toBeUndefined();
+    const rendered = await helm.template({ certManager: { enabled: true } });
+    const directory = settingsFrom(environmentOf(rendered)).webhookCertificateDir;
+    const [mount] = containerOf(rendered).volumeMounts ?? [];
+    expect(mount).toMatchObject({ mountPath: directory, readOnly: true });
+    const volume = deploymentOf(rendered).spec?.template.spec?.volumes?.find(
+      ({ name }) => name === mount?.name,
+    );
+    const certificate = objectOf(rendered, 'Certificate', 'nas-aware-migration-webhook')['spec'] as {
+      secretName: string;
+      dnsNames: string[];
+      issuerRef: { name: string };
+    };
+    expect(volume?.secret?.secretName).toBe(certificate.secretName);
+    expect(certificate.dnsNames).toContain(`nas-aware-migration-webhook.${NAMESPACE}.svc`);
+    // Its issuer is there, too, and has an authority that signed itself.
+    const issuer = objectOf(rendered, 'Issuer', certificate.issuerRef.name)['spec'];
+    const authority = objectOf(rendered, 'Certificate', 'nas-aware-migration-webhook-authority')['spec'];
+    expect(issuer).toEqual({ ca: { secretName: (authority as { secretName: string }).secretName } });
+    expect(authority).toMatchObject({ isCA: true, issuerRef: { name: 'nas-aware-migration-self-signed' } });
+    const theirs = await helm.template({
+      certManager: { enabled: true, issuerRef: { name: 'company', kind: 'ClusterIssuer' } },
+    });
+    expect(theirs.filter(({ kind }) => kind === 'Issuer')).toEqual([]);
+    expect(objectOf(theirs, 'Certificate', 'nas-aware-migration-webhook')['spec']).toMatchObject({
+      issuerRef: { name: 'company', kind: 'ClusterIssuer' },
+    });
+    const without = await helm.template({ certManager: { enabled: true }, injection: { enabled: false } });
+    expect(without.some(({ kind }) => kind === 'Certificate')).toBe(false);
+    expect(settingsFrom(environmentOf(without)).webhookCertificateDir).toBeUndefined();
+  });
+});
+
+describe('NOTES.txt', () => {
+  it('says the next command', async () => {
+    // Helm prints the notes of an installation; a dry run on the client needs no cluster.
+    const notes = async (values: Values) =>
+      helm.run(
+        ['install', 'x', chartDirectory, '--dry-run=client', '--namespace', NAMESPACE, '-f', '-'],
+        values,
+      );
+    expect(await notes({})).toMatch(/NOTES:[\s\S]*rollout status deployment[\s\S]*kubectl apply -f -/);
+    const withPolicy = await notes({ defaultPolicy: { enabled: true } });
+    expect(withPolicy).toContain('acceleration: Observe');
+    expect(withPolicy).toMatch(/NOTES:[\s\S]*kubectl get nasawaremigrations -A/);
   });
 });
