@@ -1,50 +1,52 @@
 import { describe, expect, it } from 'vitest';
-import { type BenchRecord, benchTable, median } from './bench-plan.ts';
+import { BENCH_GROUPS, type BenchCase, scenarioOf, selectCases } from './bench-plan.ts';
 
-describe('median', () => {
-  it('is the middle value, the lower of two, null of none', () => {
-    expect(median([3, 1, 2])).toBe(2);
-    expect(median([4, 1, 2, 3])).toBe(2);
-    expect(median([null, 5])).toBe(5);
-    expect(median([null])).toBeNull();
+const all = Object.values(BENCH_GROUPS).flat();
+
+describe('the plan', () => {
+  it('has every guest at 200 Mbit/s with a NAS ten times as fast, by every method', () => {
+    for (const guest of ['warm', 'full', 'mixed', 'aged', 'busy', 'cold']) {
+      const ways = all
+        .filter((one) => one.guest === guest && one.linkMbit === 200 && one.nasMbit === 2000)
+        .filter((one) => one.variant === undefined);
+      expect(ways.map(({ method }) => method)).toEqual(['plain', 'zstd', 'nas']);
+    }
+  });
+
+  it('names each case once', () => {
+    expect(new Set(all.map(({ id }) => id)).size).toBe(all.length);
   });
 });
 
-describe('benchTable', () => {
-  const base: BenchRecord = {
-    method: 'plain',
-    guest: 'warm',
-    channels: 8,
-    linkMbit: 200,
-    nasMbit: 2000,
-    runs: 3,
-    linkBytes: 1000 * 1024 * 1024,
-    nasBytes: 0,
-    indexNasBytes: 0,
-    totalMs: 40_000,
-    downtimeMs: 300,
-    guestGapMs: 320,
-    cpuSeconds: null,
-    streamBytes: 1000 * 1024 * 1024,
-    converged: true,
-  };
-
-  it('gives ratios to plain with the same guest and rates, and none without', () => {
-    const nas: BenchRecord = {
-      ...base,
-      method: 'nas',
-      linkBytes: 50 * 1024 * 1024,
-      totalMs: 8000,
-      cpuSeconds: 2.5,
-    };
-    const table = benchTable([base, nas, { ...nas, linkMbit: 1000 }]).split('\n');
-    expect(table[3]).toBe(
-      '| warm | 200, 2000 | nas | 50.0 | 20.0 x | 8.00 | 5.0 x | 300 | 320 | 0.0 | 2.50 |',
-    );
-    expect(table[4]).toContain('| nas | 50.0 |  | 8.00 |  |');
+describe('selectCases', () => {
+  it('takes groups and single cases, in the order of the plan', () => {
+    expect(selectCases(['warm-slow-nas', 'warm-200/nas']).map(({ id }) => id)).toEqual([
+      'warm-200/nas',
+      'warm-slow-nas/plain',
+      'warm-slow-nas/zstd',
+      'warm-slow-nas/nas',
+    ]);
+    expect(selectCases([])).toEqual(all);
   });
 
-  it('says what did not converge', () => {
-    expect(benchTable([{ ...base, converged: false, totalMs: null }])).toContain('plain (did not converge)');
+  it('names what it does not know', () => {
+    expect(() => selectCases(['warm-300'])).toThrow(/unknown case warm-300.*warm-200/);
+  });
+});
+
+describe('scenarioOf', () => {
+  const scenario = (id: string) => scenarioOf(all.find((one) => one.id === id) as BenchCase);
+
+  it('puts QEMU’s own bandwidth in the place of the pace', () => {
+    const { scenario: own } = scenario('warm-200/nas+avail-switchover-bandwidth');
+    expect(own).toMatchObject({ pace: false, availSwitchoverBytesPerSecond: 23_750_000 });
+    expect(scenario('warm-200/nas').scenario).not.toHaveProperty('availSwitchoverBytesPerSecond');
+  });
+
+  it('rewrites 0.5 % of the disk, and goes to and fro', () => {
+    expect(scenario('rewritten-200/nas+rewritten').scenario.beforeMigration).toEqual([
+      { kind: 'rewriteFiles', bytes: 10_737_418, seed: 1 },
+    ]);
+    expect(scenario('second-hop-200/nas+second-hop').hops).toBe(2);
   });
 });

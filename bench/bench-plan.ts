@@ -1,104 +1,115 @@
-// Which migrations `make bench` runs, and how their medians become records and a table. Pure.
+// Which migrations `make bench` runs: named groups of cases, so that a part of the plan can be run by itself, and what each case
+// means for the lab. Pure.
 
 import type { GuestProfileName } from '../test/lab/guest-profiles.ts';
-import type { Method } from '../test/lab/measured-migration.ts';
+import type { Method, Scenario } from '../test/lab/measured-migration.ts';
+
+/** What is unlike the plain way of running a method. */
+export type Variant = 'avail-switchover-bandwidth' | 'rewritten' | 'second-hop';
 
 export interface BenchCase {
+  /** `<group>/<method>` or `<group>/<method>+<variant>`; unique in the plan. */
+  readonly id: string;
   readonly method: Method;
   readonly guest: GuestProfileName;
   readonly channels: number;
   /** 0: unlimited. */
   readonly linkMbit: number;
   readonly nasMbit: number;
+  readonly variant?: Variant;
 }
 
-/** One record of build/bench.json: medians of the case's runs. */
-export interface BenchRecord extends BenchCase {
-  readonly runs: number;
-  readonly linkBytes: number | null;
-  readonly nasBytes: number | null;
-  readonly indexNasBytes: number | null;
-  readonly totalMs: number | null;
-  readonly downtimeMs: number | null;
-  readonly guestGapMs: number | null;
-  /** Of both sidecars; null where there are none. */
-  readonly cpuSeconds: number | null;
-  readonly streamBytes: number | null;
-  /** False when any run was cancelled after the time limit. */
-  readonly converged: boolean;
-}
-
+/** A run that has not converged by then is cancelled, and recorded as that. */
+const TIMEOUT_MS = 120_000;
+const DOWNTIME_LIMIT_MS = 300;
 const CHANNELS = 8;
-const METHODS: readonly Method[] = ['plain', 'zstd', 'nas'];
+/** 0.5 % of the guest's disk of 2 GiB. */
+const REWRITTEN_BYTES = Math.round((2 * 1024 ** 3) / 200);
+/** Of the bytes on a link, what is QEMU's: the rest are headers. */
+const PAYLOAD_SHARE = 0.95;
 
-function allMethods(guest: GuestProfileName, linkMbit: number, nasMbit: number): BenchCase[] {
-  return METHODS.map((method) => ({ method, guest, channels: CHANNELS, linkMbit, nasMbit }));
+function group(
+  name: string,
+  guest: GuestProfileName,
+  linkMbit: number,
+  nasMbit: number,
+  ways: readonly { method: Method; variant?: Variant }[],
+): BenchCase[] {
+  return ways.map((way) => ({
+    id: `${name}/${way.method}${way.variant === undefined ? '' : `+${way.variant}`}`,
+    ...{ guest, channels: CHANNELS, linkMbit, nasMbit },
+    ...way,
+  }));
 }
 
-/** Named groups, so that a part of the plan can be run by itself. */
-export const BENCH_GROUPS: Readonly<Record<string, readonly BenchCase[]>> = {
-  'warm-200': allMethods('warm', 200, 2000),
-  'warm-1000': allMethods('warm', 1000, 2500),
-  'warm-unlimited': allMethods('warm', 0, 0),
-  'warm-slow-nas': allMethods('warm', 200, 20),
-  'full-200': allMethods('full', 200, 2000),
-  'mixed-200': allMethods('mixed', 200, 2000),
-  'aged-200': allMethods('aged', 200, 2000),
-  'busy-200': allMethods('busy', 200, 2000),
-  'cold-200': allMethods('cold', 200, 2000),
-};
+const METHODS = [{ method: 'plain' }, { method: 'zstd' }, { method: 'nas' }] as const;
+const ALL = [...METHODS, { method: 'nas', variant: 'avail-switchover-bandwidth' }] as const;
 
-/** The middle value, the lower of two; null of none. */
-export function median(values: readonly (number | null)[]): number | null {
-  const known = values.filter((value) => value !== null).sort((left, right) => left - right);
-  return known[Math.floor((known.length - 1) / 2)] ?? null;
-}
+/** In the order in which they are run. */
+export const BENCH_GROUPS: Readonly<Record<string, readonly BenchCase[]>> = Object.fromEntries(
+  (
+    [
+      ['warm-200', 'warm', 200, 2000, ALL],
+      ['warm-1000', 'warm', 1000, 2500, ALL],
+      ['warm-unlimited', 'warm', 0, 0, METHODS],
+      ['warm-slow-nas', 'warm', 200, 20, METHODS],
+      ['rewritten-200', 'warm', 200, 2000, [{ method: 'nas', variant: 'rewritten' }]],
+      ['second-hop-200', 'warm', 200, 2000, [{ method: 'nas', variant: 'second-hop' }]],
+      ['full-200', 'full', 200, 2000, ALL],
+      ['mixed-200', 'mixed', 200, 2000, ALL],
+      ['aged-200', 'aged', 200, 2000, ALL],
+      ['busy-200', 'busy', 200, 2000, ALL],
+      ['cold-200', 'cold', 200, 2000, ALL],
+    ] as const
+  ).map(([name, guest, linkMbit, nasMbit, ways]) => [name, group(name, guest, linkMbit, nasMbit, ways)]),
+);
 
-const mebibytes = (bytes: number | null): string => (bytes === null ? '' : (bytes / 1024 / 1024).toFixed(1));
-const seconds = (ms: number | null): string => (ms === null ? '' : (ms / 1000).toFixed(2));
-
-/** A Markdown table of the records, each with its ratios to plain in the same run. */
-export function benchTable(records: readonly BenchRecord[]): string {
-  const head = [
-    'guest',
-    'link, NAS (Mbit/s)',
-    'method',
-    'link MiB',
-    'fewer than plain',
-    'total s',
-    'shorter than plain',
-    'downtime ms',
-    'guest gap ms',
-    'NAS MiB',
-    'sidecar CPU s',
-  ];
-  const rows = records.map((record) => {
-    const plain = records.find(
-      (other) =>
-        other.method === 'plain' &&
-        other.guest === record.guest &&
-        other.linkMbit === record.linkMbit &&
-        other.nasMbit === record.nasMbit,
+/** A group or case that is not in the plan. */
+export class UnknownCaseError extends Error {
+  readonly code = 'NASMIG_BENCH_UNKNOWN_CASE';
+  constructor(name: string) {
+    super(
+      `unknown case ${name}; give groups (${Object.keys(BENCH_GROUPS).join(', ')}) or single cases, e.g. warm-200/nas`,
     );
-    const times = (key: 'linkBytes' | 'totalMs'): string => {
-      const own = record[key];
-      const reference = plain?.[key] ?? null;
-      return own === null || reference === null || own === 0 ? '' : `${(reference / own).toFixed(1)} x`;
-    };
-    const rate = (mbit: number): string => (mbit === 0 ? 'unlimited' : String(mbit));
-    return [
-      record.guest,
-      `${rate(record.linkMbit)}, ${rate(record.nasMbit)}`,
-      record.converged ? record.method : `${record.method} (did not converge)`,
-      mebibytes(record.linkBytes),
-      times('linkBytes'),
-      seconds(record.totalMs),
-      times('totalMs'),
-      record.downtimeMs === null ? '' : String(Math.round(record.downtimeMs)),
-      record.guestGapMs === null ? '' : String(Math.round(record.guestGapMs)),
-      mebibytes(record.nasBytes),
-      record.cpuSeconds === null ? '' : record.cpuSeconds.toFixed(2),
-    ];
-  });
-  return [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n');
+    this.name = 'UnknownCaseError';
+  }
+}
+
+/** The cases of the named groups and cases, in the plan's order; all of them when none is named. */
+export function selectCases(names: readonly string[]): BenchCase[] {
+  const all = Object.values(BENCH_GROUPS).flat();
+  if (names.length === 0) return all;
+  const chosen = new Set<BenchCase>();
+  for (const name of names) {
+    const found = BENCH_GROUPS[name] ?? all.filter(({ id }) => id === name);
+    if (found.length === 0) throw new UnknownCaseError(name);
+    for (const one of found) chosen.add(one);
+  }
+  return all.filter((one) => chosen.has(one));
+}
+
+/** What the lab is to do for a case; the last of its hops counts. */
+export function scenarioOf(one: BenchCase): { scenario: Scenario; hops: number } {
+  const { method, guest: profile, channels, linkMbit, nasMbit, variant } = one;
+  const scenario: Scenario = {
+    ...{ method, profile, channels, linkMbit, nasMbit },
+    ...{ suite: 'trixie', downtimeLimitMs: DOWNTIME_LIMIT_MS, timeoutMs: TIMEOUT_MS, index: 'sampled' },
+  };
+  if (variant === undefined) return { scenario, hops: 1 };
+  switch (variant) {
+    case 'second-hop':
+      return { scenario, hops: 2 };
+    case 'rewritten':
+      return {
+        scenario: {
+          ...scenario,
+          beforeMigration: [{ kind: 'rewriteFiles', bytes: REWRITTEN_BYTES, seed: 1 }],
+        },
+        hops: 1,
+      };
+    case 'avail-switchover-bandwidth': {
+      const availSwitchoverBytesPerSecond = Math.round((linkMbit * 1e6 * PAYLOAD_SHARE) / 8);
+      return { scenario: { ...scenario, pace: false, availSwitchoverBytesPerSecond }, hops: 1 };
+    }
+  }
 }

@@ -16,7 +16,7 @@ const SECONDS_PER_CASE = 1.5;
 // Sockets give chunks of at most 64 KiB.
 const CHUNK_BYTES = 64 * 1024;
 const VOLUME_BYTES = 8 * 2 ** 30;
-const { tagKey } = deriveConnectionKeys(Buffer.alloc(32, 1), Buffer.alloc(32, 2), Buffer.alloc(32, 3), 0);
+const { tagKey } = deriveConnectionKeys(Buffer.alloc(32, 1), Buffer.alloc(32, 2), Buffer.alloc(32, 3), 0, 1);
 
 /** References in runs of 16 blocks, the mean found in a warm guest; literals half repeating, half random. */
 function plan(gap: number): BatchPlan {

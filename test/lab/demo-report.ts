@@ -17,7 +17,9 @@ export interface DemoRecord {
     readonly kind: string;
     readonly nasBytes: number;
     readonly seconds: number;
+    /** From its making to the migrate command. */
     readonly ageSeconds: number;
+    /** File data that the guest wrote to its disk in that time. */
     readonly guestBytesWrittenSince: number;
   };
   readonly plain: {
@@ -28,6 +30,7 @@ export interface DemoRecord {
   };
   readonly nasAware: {
     readonly linkBytes: number;
+    /** Reads with headers, as the interfaces counted them; `written` is the file data in NFS writes: reading sends calls too. */
     readonly nasBytes: { readonly sourceRead: number; readonly targetRead: number; readonly written: number };
     readonly totalMs: number;
     readonly downtimeMs: number | null;
@@ -42,7 +45,10 @@ export interface DemoRecord {
   readonly guestSelfCheck: string;
 }
 
-/** The two measurements as one record; NAS bytes are what the NAS-aware run used beyond the plain one's own I/O. */
+/**
+ * The two measurements as one record. NAS bytes are what the NAS-aware run used beyond the plain one's own I/O: bytes at the
+ * interfaces read, and file data written.
+ */
 export function demoRecord(plain: Measurement, nas: Measurement, memoryMiB: number): DemoRecord {
   const { sidecars, sidecarCpuSeconds } = nas;
   if (sidecars === null || sidecarCpuSeconds === null)
@@ -64,8 +70,8 @@ export function demoRecord(plain: Measurement, nas: Measurement, memoryMiB: numb
       kind: sidecars.source.index.kind,
       nasBytes: nas.indexNasBytes,
       seconds: sidecars.source.index.seconds,
-      ageSeconds: sidecars.source.index.ageSeconds,
-      guestBytesWrittenSince: 0,
+      ageSeconds: sidecars.source.index.ageSeconds + nas.indexAgeSeconds,
+      guestBytesWrittenSince: nas.writtenSinceIndex,
     },
     plain: {
       linkBytes: plain.linkBytes,

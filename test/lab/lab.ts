@@ -11,6 +11,7 @@ import { readTraffic, type Traffic } from './interface-counters.ts';
 import { MigrationPath } from './migration-path.ts';
 import { Nas } from './nas.ts';
 import { LabNetwork, type NetworkRates, type NodeName, type PlaceName } from './network.ts';
+import { NfsWriteCounter } from './nfs-write-counter.ts';
 import { LabNode } from './node.ts';
 import { ensureRoot, type RootSuite } from './roots.ts';
 import { type Guardian, removeRun, startGuardian, sweepStaleRuns } from './run-cleanup.ts';
@@ -40,6 +41,7 @@ interface LabParts {
   source: LabNode;
   target: LabNode;
   nas: Nas;
+  writeCounters: Record<NodeName, NfsWriteCounter>;
   servicesRoot: string;
   tls: boolean;
   guardian: Guardian;
@@ -80,7 +82,11 @@ export class Lab {
       const network = await LabNetwork.create(run.id);
       const node = (place: PlaceName) => LabNode.start({ place, run, network, cgroups });
       const [source, target, nasNode] = await Promise.all([node('source'), node('target'), node('nas')]);
-      const nas = await Nas.start(nasNode, servicesRoot, run.bulkPath);
+      const [nas, ...counters] = await Promise.all([
+        Nas.start(nasNode, servicesRoot, run.bulkPath),
+        NfsWriteCounter.start(source),
+        NfsWriteCounter.start(target),
+      ]);
       await network.setRates(symmetricRates(options.linkMbit ?? 0, options.nasMbit ?? 0));
       return new Lab({
         run,
@@ -89,6 +95,7 @@ export class Lab {
         source,
         target,
         nas,
+        writeCounters: { source: counters[0], target: counters[1] },
         servicesRoot,
         tls: options.tls ?? true,
         guardian,
@@ -119,6 +126,13 @@ export class Lab {
   /** Bytes at the nodes' interfaces since the start; take the difference of two with trafficBetween(). */
   traffic(): Promise<Traffic> {
     return readTraffic(this.source.holderPid, this.target.holderPid);
+  }
+
+  /** File data that each node has written to the NAS since the start. */
+  async nfsWrites(): Promise<Record<NodeName, number>> {
+    const { source, target } = this.parts.writeCounters;
+    const [sourceBytes, targetBytes] = await Promise.all([source.bytes(), target.bytes()]);
+    return { source: sourceBytes, target: targetBytes };
   }
 
   /** Ends and removes everything of this run. With `keepLogsIn` the logs of all processes are copied there first. */

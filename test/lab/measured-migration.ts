@@ -1,19 +1,13 @@
-// One migration in a lab of its own, measured from outside: bytes at the interfaces, time by the wall clock, the guest's
+// Migrations in a lab of their own, measured from outside: bytes at the interfaces, time by the wall clock, the guest's
 // gap by its beacons, equality of the streams by the recorders. The programs under test only add how they got there.
 
-import { randomBytes, randomUUID } from 'node:crypto';
-import { chown } from 'node:fs/promises';
-import { GuestObserver } from './guest-observer.ts';
+import type { GuestCommand } from './guest-beacon.ts';
 import type { GuestProfileName } from './guest-profiles.ts';
-import { compareStreams, identicalStreams } from './identical-streams.ts';
-import { trafficBetween } from './interface-counters.ts';
-import { Lab } from './lab.ts';
-import { type LabNode, QEMU_OWNER } from './node.ts';
-import { type MigrationOutcome, type MigrationSettings, Qemu } from './qemu.ts';
-import { forwardBytesSince } from './recorders.ts';
+import { MovingGuest } from './moving-guest.ts';
+import type { MigrationOutcome } from './qemu.ts';
 import type { RootSuite } from './roots.ts';
-import { SidecarProcess, type SidecarResult, type SidecarState } from './sidecar-process.ts';
-import { copyDisk, ensureWarmState, GUESTS_DIRECTORY, guestOptions, type WarmState } from './warm-state.ts';
+import type { SidecarResult, SidecarState } from './sidecar-process.ts';
+import { ensureWarmState, type WarmState } from './warm-state.ts';
 
 export type Method = 'plain' | 'zstd' | 'nas';
 
@@ -29,9 +23,18 @@ export interface Scenario {
   readonly downtimeLimitMs: number;
   /** After this long without convergence it is cancelled. */
   readonly timeoutMs: number;
+  /** How the first source makes its index; later ones inherit theirs. */
   readonly index: 'full' | 'sampled';
+  /** The first source's index: read from this file when it is there, else made and written to it. */
+  readonly indexFile?: string;
   readonly pace?: boolean;
   readonly zstd?: boolean;
+  /** QEMU's `avail-switchover-bandwidth`, bytes/s; not set without it. */
+  readonly availSwitchoverBytesPerSecond?: number;
+  /** What the guest does between the making of the index and the first migration. Default: what its profile says. */
+  readonly beforeMigration?: readonly GuestCommand[];
+  /** Default: the guest checks all it has after each migration. Without it only what its check came by meanwhile counts. */
+  readonly verifyAll?: boolean;
 }
 
 export interface Progress {
@@ -45,226 +48,66 @@ export interface Measurement {
   readonly scenario: Scenario;
   readonly qemuVersion: string;
   readonly memory: WarmState['memory'];
+  /** `cancelled` after the scenario's time limit: then `converged` is false, and what follows is what was seen until then. */
   readonly outcome: MigrationOutcome;
   readonly converged: boolean;
   readonly linkBytes: number;
+  /** Reads are bytes at the interface, headers included; `written` is the file data in the nodes' NFS writes. */
   readonly storage: { readonly sourceRead: number; readonly targetRead: number; readonly written: number };
-  /** Bytes over the storage network while the index was made. */
+  /** Bytes that both nodes read over the storage network while the index was made, less what opening the volumes reads. */
   readonly indexNasBytes: number;
+  /** From the making of the index to the migrate command. */
+  readonly indexAgeSeconds: number;
+  /** File data that the guest wrote to its disk in that time. */
+  readonly writtenSinceIndex: number;
   readonly streamBytes: number;
-  /** Bytes the two QEMUs exchanged after the guest stopped. */
+  /** The most that the source QEMU got rid of within one second. */
+  readonly fastestSecondBytes: number;
+  /** Bytes the destination QEMU received after the guest stopped. */
   readonly bytesAfterStop: number | null;
+  /** Bytes on the link, in the guest's direction, after the guest stopped. */
+  readonly linkBytesAfterStop: number | null;
   readonly guestGapMs: number | null;
   readonly guestSelfCheck: 'ok' | 'failed' | 'none';
   readonly identicalStreams: boolean | null;
   readonly differences: readonly string[];
   readonly sidecars: { readonly source: SidecarResult; readonly target: SidecarResult } | null;
+  /** Why the source sent no more references from some moment on; null when it did to the end. */
+  readonly referencesOff: string | null;
   readonly sidecarCpuSeconds: { readonly source: number; readonly target: number } | null;
 }
-
-/** Long enough for a full index of a few GiB over a slow NAS. */
-const SIDECAR_READY_MS = 120_000;
-const SIDECAR_RESULT_MS = 5_000;
-const PROGRESS_MS = 250;
-const FIRST_BEACON_MS = 15_000;
 
 /** Runs the scenario from the saved warm state to the guest's self-check on the other side. */
 export async function measureMigration(
   scenario: Scenario,
-  say: (message: string) => void,
-  onProgress: (progress: Progress) => void,
+  say: (message: string) => void = () => undefined,
+  onProgress: (progress: Progress) => void = () => undefined,
   keepLogsIn?: string,
 ): Promise<Measurement> {
+  const [measured] = await measureHops(scenario, 1, say, onProgress, keepLogsIn);
+  if (measured === undefined) throw new Error('unreachable: one hop was asked for');
+  return measured;
+}
+
+/** The same guest moved `hops` times, to and fro; each later source has the index that it inherited as the target before. */
+export async function measureHops(
+  scenario: Scenario,
+  hops: number,
+  say: (message: string) => void = () => undefined,
+  onProgress: (progress: Progress) => void = () => undefined,
+  keepLogsIn?: string,
+): Promise<Measurement[]> {
   const state = await ensureWarmState(scenario.profile, scenario.suite, say);
-  const lab = await Lab.start({ linkMbit: scenario.linkMbit, nasMbit: scenario.nasMbit });
-  const observer = new GuestObserver();
+  const guest = await MovingGuest.start(state, scenario, say);
   try {
-    return await measureIn(lab, observer, scenario, state, say, onProgress);
+    const measured: Measurement[] = [];
+    for (let hop = 0; hop < hops; hop++) {
+      const one = await guest.move(onProgress, hop < hops - 1);
+      measured.push(one);
+      if (!one.converged) break;
+    }
+    return measured;
   } finally {
-    await observer.close();
-    await lab.close(keepLogsIn === undefined ? {} : { keepLogsIn });
+    await guest.close(keepLogsIn);
   }
-}
-
-async function measureIn(
-  lab: Lab,
-  observer: GuestObserver,
-  scenario: Scenario,
-  state: WarmState,
-  say: (message: string) => void,
-  onProgress: (progress: Progress) => void,
-): Promise<Measurement> {
-  const accelerated = scenario.method === 'nas';
-  await copyDisk(state, lab.nas.file('disk.img'));
-  await chown(lab.nas.file('disk.img'), QEMU_OWNER.uid, QEMU_OWNER.gid);
-  const [sourceDisk, targetDisk] = await Promise.all([
-    lab.mountDisk('source', 'disk.img'),
-    lab.mountDisk('target', 'disk.img'),
-  ]);
-  const path = await lab.openMigrationPath({ name: 'migration', sidecars: accelerated });
-  const startQemu = async (node: LabNode, diskPath: string, incoming: boolean): Promise<Qemu> => {
-    await node.bindIntoRoot(state.root, GUESTS_DIRECTORY);
-    await observer.listen(node.file('net.sock'), node.place);
-    const place = {
-      diskPath,
-      networkSocketPath: node.file('net.sock'),
-      qmpSocketPath: node.file('qmp.sock'),
-      serialLogPath: node.file('serial.log'),
-    };
-    const start = incoming ? ({ kind: 'incoming' } as const) : ({ kind: 'state' } as const);
-    return Qemu.start(node, guestOptions(state, place, start));
-  };
-  say(`starting the ${scenario.profile} guest from its saved state`);
-  const source = await startQemu(lab.source, sourceDisk.path, false);
-  await source.cont();
-  await observer.waitForNext(FIRST_BEACON_MS);
-  const target = await startQemu(lab.target, targetDisk.path, true);
-
-  const beforeIndex = await lab.traffic();
-  const sidecars =
-    path.sidecars === null
-      ? null
-      : await startSidecars(
-          lab,
-          path.sidecars,
-          scenario,
-          { source: sourceDisk.path, target: targetDisk.path },
-          say,
-        );
-  const indexTraffic = trafficBetween(beforeIndex, await lab.traffic()).storage;
-  for (const command of state.profile.beforeMigration) await observer.command(command);
-
-  const settings: MigrationSettings = {
-    channels: scenario.channels,
-    downtimeLimitMs: scenario.downtimeLimitMs,
-    multifdCompression: scenario.method === 'zstd' ? 'zstd' : 'none',
-  };
-  await target.listen(`unix:${path.targetSocket}`, settings);
-  observer.mark();
-  const cpuBefore = sidecars === null ? null : await cpuSeconds(sidecars);
-  const before = await lab.traffic();
-  const startedAt = performance.now();
-  const ticker = setInterval(() => {
-    void (async () => {
-      const [sourceState, targetState] =
-        sidecars === null
-          ? [null, null]
-          : await Promise.all([sidecars.source.state(), sidecars.target.state()]);
-      onProgress({
-        elapsedMs: performance.now() - startedAt,
-        ram: lastRam,
-        source: sourceState,
-        target: targetState,
-      });
-    })().catch(() => undefined);
-  }, PROGRESS_MS);
-  let lastRam: MigrationOutcome['ram'] = null;
-  let outcome: MigrationOutcome;
-  try {
-    outcome = await source.migrate(`unix:${path.sourceSocket}`, settings, {
-      destination: target,
-      timeoutMs: scenario.timeoutMs,
-      onProgress: (ram) => {
-        lastRam = ram.ram;
-      },
-    });
-  } finally {
-    clearInterval(ticker);
-  }
-  const used = trafficBetween(before, await lab.traffic());
-  const cpuAfter = sidecars === null ? null : await cpuSeconds(sidecars);
-  const converged = outcome.status === 'completed';
-  const gap = observer.report().longestGap;
-  if (converged) await observer.command({ kind: 'verifyAll' });
-  const guest = observer.report();
-  const results =
-    sidecars === null
-      ? null
-      : {
-          source: await sidecars.source.result(SIDECAR_RESULT_MS),
-          target: await sidecars.target.result(SIDECAR_RESULT_MS),
-        };
-  await Promise.all([source.quit(), target.quit()]);
-  const reports = await path.finish();
-  const comparison = compareStreams(reports.source, reports.target);
-  return {
-    scenario,
-    qemuVersion: source.version,
-    memory: state.memory,
-    outcome,
-    converged,
-    linkBytes: used.migration.sourceToTarget,
-    storage: {
-      sourceRead: used.storage.source.read,
-      targetRead: used.storage.target.read,
-      written: used.storage.source.written + used.storage.target.written,
-    },
-    indexNasBytes: accelerated ? indexTraffic.source.read + indexTraffic.target.read : 0,
-    streamBytes: comparison.streamBytes,
-    bytesAfterStop: outcome.stopAtMs === null ? null : forwardBytesSince(reports.target, outcome.stopAtMs),
-    guestGapMs: gap?.gapMs ?? null,
-    guestSelfCheck: guest.selfCheck,
-    identicalStreams: identicalStreams(comparison, converged),
-    differences: comparison.differences,
-    sidecars: results,
-    sidecarCpuSeconds:
-      cpuBefore === null || cpuAfter === null
-        ? null
-        : { source: cpuAfter.source - cpuBefore.source, target: cpuAfter.target - cpuBefore.target },
-  };
-}
-
-interface Sidecars {
-  readonly source: SidecarProcess;
-  readonly target: SidecarProcess;
-}
-
-async function startSidecars(
-  lab: Lab,
-  sockets: { source: { listen: string; dial: string }; target: { listen: string; dial: string } },
-  scenario: Scenario,
-  volumes: { source: string; target: string },
-  say: (message: string) => void,
-): Promise<Sidecars> {
-  const shared = {
-    migrationId: randomUUID(),
-    sessionKey: randomBytes(32).toString('hex'),
-    downtimeLimitMs: scenario.downtimeLimitMs,
-    pace: scenario.pace ?? true,
-    zstd: scenario.zstd ?? true,
-  };
-  say(`starting the sidecars; the source makes its index (${scenario.index})`);
-  const [source, target] = await Promise.all([
-    SidecarProcess.start(
-      lab.source,
-      {
-        ...shared,
-        role: 'source',
-        sockets: sockets.source,
-        volumePath: volumes.source,
-        index: { kind: scenario.index },
-      },
-      SIDECAR_READY_MS,
-    ),
-    SidecarProcess.start(
-      lab.target,
-      {
-        ...shared,
-        role: 'target',
-        sockets: sockets.target,
-        volumePath: volumes.target,
-        index: { kind: 'inherit' },
-      },
-      SIDECAR_READY_MS,
-    ),
-  ]);
-  return { source, target };
-}
-
-async function cpuSeconds(sidecars: Sidecars): Promise<{ source: number; target: number }> {
-  const [source, target] = await Promise.all([
-    sidecars.source.process.cgroup.cpuSeconds(),
-    sidecars.target.process.cgroup.cpuSeconds(),
-  ]);
-  return { source, target };
 }

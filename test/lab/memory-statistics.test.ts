@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { countPagesOnDisk } from './memory-statistics.ts';
+import { countNonZeroBlocks, countPagesOnDisk } from './memory-statistics.ts';
 
 let directory: string;
 beforeEach(async () => {
@@ -42,4 +42,9 @@ describe('countPagesOnDisk', () => {
       pagesOnDisk: 0,
     });
   });
+});
+
+it('counts blocks that are not zero', async () => {
+  const disk = await file('disk', [page(0), page(1), page(0, 1), page(0)]);
+  expect(await countNonZeroBlocks(disk)).toBe(2);
 });

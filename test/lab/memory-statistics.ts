@@ -37,6 +37,15 @@ export async function countPagesOnDisk(
   return statistics;
 }
 
+/** Blocks of a raw disk image that are not zero. */
+export async function countNonZeroBlocks(diskPath: string): Promise<number> {
+  let count = 0;
+  await forEachPage(diskPath, (block) => {
+    if (!isZero(block)) count++;
+  });
+  return count;
+}
+
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 
 function isZero(page: Buffer): boolean {

@@ -108,6 +108,23 @@ test('the storage rate is kept', async () => {
   expect(mbit).toBeGreaterThan(150);
 });
 
+test('file data in NFS writes is counted to the byte, and reads are none', async () => {
+  const before = await lab.nfsWrites();
+  for (let block = 0; block < 8; block++) await readDirect(targetPath, block * MIB, MIB);
+  expect(await lab.nfsWrites()).toEqual(before);
+  const bytes = 24 * MIB;
+  const writer = await lab.target.spawn({
+    name: 'writer-counted',
+    argv: [
+      ...['dd', `if=${target.path}`, `of=${target.path}`, 'bs=1M', `count=${bytes / MIB}`],
+      ...['conv=notrunc', 'iflag=direct', 'oflag=direct'],
+    ],
+    user: QEMU_OWNER,
+  });
+  expect((await writer.ended).code).toBe(0);
+  expect(await lab.nfsWrites()).toEqual({ source: before.source, target: before.target + bytes });
+});
+
 test('a read-only mount takes no writes', async () => {
   await lab.nas.addFile('other.img', lab.nas.file('disk.img'));
   const mount = await lab.mountDisk('source', 'other.img', { readOnly: true });

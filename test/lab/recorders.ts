@@ -114,3 +114,18 @@ export function forwardBytesSince(report: RecorderReport, sinceMs: number): numb
   }
   return bytes;
 }
+
+/** The most bytes that passed forward, over all connections, within `windowMs`; exact to one bucket of the timeline. */
+export function fastestForwardBytes(report: RecorderReport, windowMs: number): number {
+  const buckets = report.connections.flatMap((connection) => connection.forward.timeline);
+  buckets.sort(([left], [right]) => left - right);
+  let first = 0;
+  let inWindow = 0;
+  let most = 0;
+  for (const [atMs, bytes] of buckets) {
+    inWindow += bytes;
+    for (; (buckets[first]?.[0] ?? atMs) <= atMs - windowMs; first++) inWindow -= buckets[first]?.[1] ?? 0;
+    most = Math.max(most, inWindow);
+  }
+  return most;
+}

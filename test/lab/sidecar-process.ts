@@ -26,6 +26,8 @@ export interface SidecarOptions {
   readonly pace?: boolean;
   readonly zstd?: boolean;
   readonly memoryLimitBytes?: number;
+  /** Part of the process's name, unique in the node. Default: none. */
+  readonly name?: string;
 }
 
 const Nas = z.object({
@@ -69,6 +71,8 @@ const Result = State.extend({
 });
 export type SidecarResult = z.infer<typeof Result>;
 
+const ReferencesOff = z.looseObject({ reason: z.string() });
+
 export class SidecarProcess {
   readonly process: NodeProcess;
   readonly #name: string;
@@ -80,7 +84,7 @@ export class SidecarProcess {
 
   /** Starts it and waits until its index is made and it listens, at most `readyMs`. */
   static async start(node: LabNode, options: SidecarOptions, readyMs: number): Promise<SidecarProcess> {
-    const name = `sidecar-${options.role}`;
+    const name = ['sidecar', options.role, options.name].filter((part) => part !== undefined).join('-');
     const keyFile = node.file(`${name}.key`);
     await writeFile(keyFile, options.sessionKey, { mode: 0o400 });
     await chown(keyFile, QEMU_OWNER.uid, QEMU_OWNER.gid);
@@ -121,6 +125,14 @@ export class SidecarProcess {
       .filter((text) => text.startsWith('{"event":"progress"') && text.endsWith('}'))
       .at(-1);
     return line === undefined ? null : State.parse(JSON.parse(line));
+  }
+
+  /** Why it stopped sending references during the migration, or null: a NAS that did not answer in time, for one. */
+  async referencesOff(): Promise<string | null> {
+    const line = (await readFile(this.process.logPath, 'utf8'))
+      .split('\n')
+      .find((text) => text.endsWith('"msg":"references off"}'));
+    return line === undefined ? null : ReferencesOff.parse(JSON.parse(line)).reason;
   }
 
   /** Its result, which it tells when the migration is over; it is told to end when it does not within `timeoutMs`. */
