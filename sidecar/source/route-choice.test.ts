@@ -10,6 +10,7 @@ function play(options: {
   readonly seconds: number;
   /** MB/s, from when on in ms. */
   readonly link?: (nowMs: number, route: Route) => number;
+  readonly linkIdle?: (nowMs: number) => boolean;
   readonly mayTry?: (nowMs: number) => boolean;
 }) {
   const choice = new RouteChoice();
@@ -24,6 +25,7 @@ function play(options: {
       nowMs,
       deliveredBytes,
       busyLinkBytesPerSecond: (options.link?.(nowMs, choice.route) ?? 0) * MB,
+      linkIdle: options.linkIdle?.(nowMs) ?? true,
       mayTry: options.mayTry?.(nowMs) ?? true,
     });
     if (changed !== undefined) changes.push([nowMs, changed]);
@@ -46,6 +48,12 @@ describe('RouteChoice', () => {
 
   it('never tries a link that is known to be the slower way', () => {
     const { ways } = play({ references: 80, literals: 25, seconds: 60, link: () => 25 });
+    expect(ways.literals).toBe(0);
+  });
+
+  it('tries nothing while the link is what is waited for, now and then', () => {
+    const linkIdle = (nowMs: number) => nowMs % 900 > 100;
+    const { ways } = play({ references: 30, literals: 400, seconds: 20, linkIdle });
     expect(ways.literals).toBe(0);
   });
 

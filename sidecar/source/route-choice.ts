@@ -11,14 +11,18 @@ export interface RouteEvidence {
   readonly deliveredBytes: number;
   /** What the link carries in link bytes a second, while something always waited for it; 0 while it was never that busy. */
   readonly busyLinkBytesPerSecond: number;
+  /** Nothing waits for the link now. */
+  readonly linkIdle: boolean;
   /** False where a trial would be pointless or harmful: little is left, or QEMU may decide. */
   readonly mayTry: boolean;
 }
 
 /** The index grows meanwhile, and the first batches wait for it. */
 const SETTLE_MS = 1500;
-/** Rates are those of so long. */
-const RATE_MS = 500;
+/** Stretches of references and of literals take turns: what is compared is the rate of several. */
+const RATE_MS = 2000;
+/** While something waits for the link, sending more bytes over it cannot be faster. */
+const IDLE_MS = 1000;
 /** What was under way before a trial is delivered in its first half. */
 const TRIAL_MS = 800;
 const TRIAL_RATE_MS = 300;
@@ -39,6 +43,7 @@ export class RouteChoice {
   #route: Route = 'references';
   #trial: { readonly sinceMs: number; readonly rateBefore: number } | undefined;
   #decideAtMs: number | undefined;
+  #linkBusyAtMs = Number.NEGATIVE_INFINITY;
 
   get route(): Route {
     return this.#route;
@@ -53,6 +58,7 @@ export class RouteChoice {
       this.#samples.shift();
     }
     this.#decideAtMs ??= nowMs + SETTLE_MS;
+    if (!evidence.linkIdle) this.#linkBusyAtMs = nowMs;
     if (this.#trial !== undefined) return this.#endTrial(this.#trial, evidence);
     if (nowMs < this.#decideAtMs) return undefined;
     if (this.#route === 'literals') {
@@ -62,7 +68,8 @@ export class RouteChoice {
     }
     const rate = this.#rate(RATE_MS, nowMs);
     const link = evidence.busyLinkBytesPerSecond;
-    if (!evidence.mayTry || (link > 0 && link < rate * WORTH_TRYING)) return undefined;
+    if (!evidence.mayTry || nowMs < this.#linkBusyAtMs + IDLE_MS) return undefined;
+    if (link > 0 && link < rate * WORTH_TRYING) return undefined;
     this.#trial = { sinceMs: nowMs, rateBefore: rate };
     this.#route = 'literals';
     return undefined;

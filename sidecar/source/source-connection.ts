@@ -573,7 +573,7 @@ export class SourceConnection implements PageSink {
 
   /** Asks the target for the hashes of blocks; at once, for a batch waits for them. */
   grow(fields: GrowFields): void {
-    this.#guard(() => this.#writeLink([growFrame(fields)]));
+    if (!this.#endSent) this.#guard(() => this.#writeLink([growFrame(fields)]));
   }
 
   #cut(): void {
@@ -834,7 +834,8 @@ export class SourceConnection implements PageSink {
         this.#qemu.end();
         return;
       case FRAME_PING:
-        this.#writeLink([pongFrame(frame.clockMicros)]);
+        // When END_ACK is all that is due the target may have closed, and a write would lose it.
+        if (!this.#endSent || this.#kept.size > 0) this.#writeLink([pongFrame(frame.clockMicros)]);
         return;
       case FRAME_PONG:
         this.#onPong(frame.clockMicros);

@@ -20,7 +20,7 @@ import { SourceConnection } from './source-connection.ts';
 import { AssemblyPool, BULK_BATCH_BYTES } from './stream-batcher.ts';
 
 /** Stream bytes under way over all connections in bulk; with assembly buffers and sockets well below 256 MiB. */
-const BULK_WINDOW_BYTES = 64 * 1024 * 1024;
+const BULK_WINDOW_BYTES = 48 * 1024 * 1024;
 
 /** Less under way than this costs more in round trips than it saves in downtime. */
 const MIN_QUEUE_BYTES = 256 * 1024;
@@ -37,7 +37,7 @@ const DECISION_BATCH_BYTES = 128 * 1024;
 
 /** With less than this under way, a batch of a MiB from every connection would be most of it. */
 const BULK_FROM_QUEUE_MS = 200;
-const BULK_QUEUE_BYTES = 4 * 1024 * 1024;
+const BULK_QUEUE_BYTES = 3 * 1024 * 1024;
 
 /** A trial of the other route makes sense while as much is left as takes this long. */
 const ROUTE_TRIAL_REST_SECONDS = 2.5;
@@ -117,7 +117,7 @@ export class SourceMigration {
   readonly routes = new RouteChoice();
   /** What the operator allows on the link; once the VM is stopped only downtime counts, as with QEMU's own limit. */
   readonly linkLimit: RateLimit;
-  readonly pool = new AssemblyPool(64);
+  readonly pool = new AssemblyPool(16);
   readonly counters: SourceCounters = {
     streamBytes: 0,
     linkBytes: 0,
@@ -290,6 +290,7 @@ export class SourceMigration {
       nowMs: this.options.now(),
       deliveredBytes: this.#deliveredBytes,
       busyLinkBytesPerSecond: linkRate.busyBytesPerSecond,
+      linkIdle: linkRate.idle,
       mayTry:
         pace.phase === 'first-pass' &&
         pace.remainingBytes > deliveryRate.bytesPerSecond * ROUTE_TRIAL_REST_SECONDS,

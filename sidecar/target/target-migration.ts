@@ -15,10 +15,10 @@ import { ExtentCache } from '../nas/extent-cache.ts';
 import { TargetConnection } from './target-connection.ts';
 
 /** Rebuilt bytes that may wait over all connections, for NAS and for QEMU. With everything else well below 256 MiB. */
-const MEMORY_BUDGET_BYTES = 64 * 1024 * 1024;
+const MEMORY_BUDGET_BYTES = 48 * 1024 * 1024;
 /** What was read for the source's index, until batches refer to it. */
-const EXTENT_CACHE_BYTES = 64 * 1024 * 1024;
-const MAX_FREE_BYTES = 32 * 1024 * 1024;
+const EXTENT_CACHE_BYTES = 48 * 1024 * 1024;
+const MAX_FREE_BYTES = 16 * 1024 * 1024;
 const MOST_PER_CONNECTION_BYTES = 24 * 1024 * 1024;
 /** Before a connection has delivered as much as this, QEMU may still be opening others. */
 const OPENING_BYTES = 4 * 1024 * 1024;

@@ -45,7 +45,7 @@ export function containerProcess(
     argv,
     env,
     user: userOf(pod, container),
-    binds: [...image.files, ...bindsOf(container, volumes)],
+    binds: [...image.files, ...bindsOf(container, volumes, image.rootfs === undefined)],
     ...(limit === undefined ? {} : { memoryLimitBytes: limit }),
   };
 }
@@ -109,7 +109,11 @@ export function inDebianRoot(path: string): string {
   return path === '/var/run' || path.startsWith('/var/run/') ? path.slice('/var'.length) : path;
 }
 
-function bindsOf(container: V1Container, volumes: ReadonlyMap<string, VolumeOnNode>): Bind[] {
+function bindsOf(
+  container: V1Container,
+  volumes: ReadonlyMap<string, VolumeOnNode>,
+  isInDebianRoot: boolean,
+): Bind[] {
   return (container.volumeMounts ?? []).map((mount) => {
     const volume = volumes.get(mount.name);
     if (volume === undefined)
@@ -117,7 +121,7 @@ function bindsOf(container: V1Container, volumes: ReadonlyMap<string, VolumeOnNo
     if (mount.subPath !== undefined || mount.subPathExpr !== undefined) {
       throw new ContainerConfigError(container.name, `volume ${mount.name} is mounted by subPath`);
     }
-    const to = inDebianRoot(mount.mountPath);
+    const to = isInDebianRoot ? inDebianRoot(mount.mountPath) : mount.mountPath;
     return {
       from: volume.path,
       to: volume.kind === 'disk-image' ? `${to}/disk.img` : to,

@@ -5,13 +5,19 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import { resources } from '../../operator/kubernetes/resources.ts';
 import { SIDECAR_CONTAINER } from '../../operator/kubevirt/launcher-pod.ts';
+import {
+  DemoOptions as CommonOptions,
+  describeDemo,
+  PROFILE_NAMES,
+  readDemoOptions,
+} from '../lab/demo-options.ts';
 import { type DemoRecord, demoTable, mebibytes, seconds } from '../lab/demo-report.ts';
-import { GUEST_PROFILES, type GuestProfileName } from '../lab/guest-profiles.ts';
+import { GUEST_PROFILES } from '../lab/guest-profiles.ts';
+import { LiveLine } from '../lab/live-line.ts';
 import { countPagesOnDisk, type MemoryStatistics } from '../lab/memory-statistics.ts';
 import { QmpClient } from '../lab/qmp.ts';
 import { type LauncherPod, POD_PATHS } from '../launcher/launcher-pod.ts';
@@ -21,17 +27,8 @@ import type { Guest, GuestCheck } from './driver.ts';
 import { LabCluster } from './lab-cluster.ts';
 import type { RecordedMigration } from './migration-recording.ts';
 
-const PROFILE_NAMES = Object.keys(GUEST_PROFILES) as [GuestProfileName, ...GuestProfileName[]];
-
-const Options = z.object({
-  guest: z.enum(PROFILE_NAMES).default('warm'),
-  link: z.coerce.number().int().min(0).max(100_000).default(200),
-  nas: z.coerce.number().int().min(0).max(100_000).default(2000),
-  channels: z.enum(['0', '1', '8']).default('8').transform(Number),
-  qemu: z.enum(['bookworm', 'trixie', 'sid']).default('trixie'),
-  downtime: z.coerce.number().int().min(1).max(2_000_000).default(300),
-  logs: z.string().optional(),
-});
+/** KubeVirt has 8 channels or, with a CPU limit, none. */
+const Options = CommonOptions.extend({ channels: z.enum(['0', '1', '8']).default('8').transform(Number) });
 type DemoOptions = z.infer<typeof Options>;
 
 const USAGE = `usage: make demo [GUEST=${PROFILE_NAMES.join('|')}] [LINK=Mbit/s] [NAS=Mbit/s] [CHANNELS=8|0] [QEMU=bookworm|trixie|sid]
@@ -40,7 +37,7 @@ const USAGE = `usage: make demo [GUEST=${PROFILE_NAMES.join('|')}] [LINK=Mbit/s]
 /** Without an end after this long the demo fails. */
 const TIMEOUT_MS = 240_000;
 const PROGRESS_MS = 250;
-const PLAIN_PROGRESS_MS = 5000;
+const PAGE_BYTES = 4096;
 const DUMP_TIMEOUT_MS = 120_000;
 const VM = 'db';
 /** examples/nas-aware-migration.yaml moves `db` in this namespace. */
@@ -61,32 +58,21 @@ interface Measured {
   readonly guest: GuestCheck;
 }
 
-function readOptions(): DemoOptions {
-  const string = { type: 'string' } as const;
-  const options = { guest: string, link: string, nas: string, channels: string, qemu: string };
-  try {
-    const { values } = parseArgs({ options: { ...options, downtime: string, logs: string } });
-    return Options.parse(values);
-  } catch (error) {
-    console.error(error instanceof z.ZodError ? z.prettifyError(error) : (error as Error).message);
-    console.error(USAGE);
-    process.exit(2);
-  }
-}
-
 const say = (message: string): void => console.log(`  ${message}`);
 
-/** One line that is rewritten on a terminal, and a plain line every few seconds in a log. */
+/** How a migration goes, by its object's status and the interfaces. */
 class ProgressLine {
   readonly #cluster: Cluster;
   readonly #name: { namespace: string; migration: string };
+  readonly #memoryPages: number;
   readonly #startedMs = performance.now();
-  #lastPlainMs = 0;
+  readonly #line = new LiveLine();
   #timer: NodeJS.Timeout | undefined;
   #last: { atMs: number; link: number; nas: number } | undefined;
 
-  constructor(cluster: Cluster, name: { namespace: string; migration: string }) {
+  constructor(cluster: Cluster, name: { namespace: string; migration: string }, memoryMiB: number) {
     this.#cluster = cluster;
+    this.#memoryPages = (memoryMiB * 2 ** 20) / PAGE_BYTES;
     this.#name = name;
   }
 
@@ -96,7 +82,7 @@ class ProgressLine {
 
   end(): void {
     clearInterval(this.#timer);
-    if (process.stdout.isTTY) process.stdout.write('\r\x1b[2K');
+    this.#line.end();
   }
 
   async #show(): Promise<void> {
@@ -115,14 +101,14 @@ class ProgressLine {
     if (status?.migration?.phase !== undefined) parts.push(`KubeVirt: ${status.migration.phase}`);
     const { progress } = status ?? {};
     if (progress !== undefined) parts.push(`${progress.percent} %`);
+    if (progress !== undefined) {
+      const seen = Math.round((progress.percent * this.#memoryPages) / 100);
+      const fromNas = Math.round(progress.nasBytes / PAGE_BYTES);
+      parts.push(`pages: ${fromNas} from the NAS, ${Math.max(0, seen - fromNas)} zero or over the link`);
+    }
     if (progress?.secondsLeft !== undefined) parts.push(`about ${progress.secondsLeft} s left`);
     parts.push(`link ${perSecond(now.link - before.link)}`, `NAS ${perSecond(now.nas - before.nas)}`);
-    const line = parts.join(', ');
-    if (process.stdout.isTTY) process.stdout.write(`\r\x1b[2K  ${line}`);
-    else if (elapsedMs - this.#lastPlainMs > PLAIN_PROGRESS_MS) {
-      this.#lastPlainMs = elapsedMs;
-      say(line);
-    }
+    this.#line.show(elapsedMs, parts.join(', '));
   }
 }
 
@@ -132,9 +118,10 @@ async function follow(
   lab: LabCluster,
   name: { namespace: string; migration: string },
   guest: Guest,
+  memoryMiB: number,
 ): Promise<Measured> {
   const cluster = new Cluster(lab);
-  const line = new ProgressLine(cluster, name);
+  const line = new ProgressLine(cluster, name, memoryMiB);
   line.start();
   const status = await cluster
     .waitForEnd(name.namespace, name.migration, TIMEOUT_MS)
@@ -174,7 +161,7 @@ async function runPlain(
     metadata: { namespace: name.namespace, name: name.migration },
     spec: { vmiName: VM, acceleration: 'Disabled' },
   });
-  const measured = await follow('plain', lab, name, guest);
+  const measured = await follow('plain', lab, name, guest, GUEST_PROFILES[options.guest].memoryMiB);
   say('counting pages of its memory that are on its disk');
   const home = await lab.homeOf(PLAIN_NAMESPACE, VM);
   const launcher = lab.launcherOf(PLAIN_NAMESPACE, home.metadata?.name ?? '');
@@ -220,6 +207,13 @@ interface Accelerated {
   readonly index: DemoRecord['index'];
   readonly cpuSeconds: { readonly source: number; readonly target: number };
   readonly uncachedReads: boolean;
+  readonly resentPages: number;
+}
+
+/** File data written to the NAS since the lab began; while no migration is under way it is the guest's. */
+async function writtenBytes(lab: LabCluster): Promise<number> {
+  const { source, target } = await lab.lab.lab.nfsWrites();
+  return source + target;
 }
 
 /** The VM under a policy, moved by the example of eight lines. */
@@ -235,7 +229,9 @@ async function runAccelerated(lab: LabCluster, options: DemoOptions): Promise<Ac
   const before = await lab.traffic();
   const guest = await lab.createVm({ ...vmOptions(namespace, options), labels: label });
   await lab.waitForIndex(namespace, VM);
+  const madeAtMs = performance.now();
   const sampled = await lab.traffic();
+  const writtenBefore = await writtenBytes(lab);
   const home = await lab.homeOf(namespace, VM);
   const node = home.spec?.nodeName ?? '';
   const source = lab.containerOf(namespace, home.metadata?.name ?? '', SIDECAR_CONTAINER);
@@ -245,10 +241,18 @@ async function runAccelerated(lab: LabCluster, options: DemoOptions): Promise<Ac
   const sampling = /"seconds":([\d.]+)[^\n]*"index sampled"/.exec(
     await readFile(source.process.logPath, 'utf8'),
   );
+  const ageSeconds = (performance.now() - madeAtMs) / 1000;
+  const guestBytesWrittenSince = (await writtenBytes(lab)) - writtenBefore;
   say('kubectl apply -f examples/nas-aware-migration.yaml');
   guest.mark();
   await cluster.applyExample('nas-aware-migration.yaml');
-  const measured = await follow('NAS-aware', lab, { namespace, migration }, guest);
+  const measured = await follow(
+    'NAS-aware',
+    lab,
+    { namespace, migration },
+    guest,
+    GUEST_PROFILES[options.guest].memoryMiB,
+  );
   const target = lab.containerOf(namespace, measured.status.target?.pod ?? '', SIDECAR_CONTAINER);
   if (target === undefined) throw new Error('the target pod has no sidecar');
   const logs = await Promise.all([source, target].map(({ process }) => readFile(process.logPath, 'utf8')));
@@ -258,9 +262,13 @@ async function runAccelerated(lab: LabCluster, options: DemoOptions): Promise<Ac
       kind: 'sampled',
       nasBytes: (sampled.nas[node]?.readBytes ?? 0) - (before.nas[node]?.readBytes ?? 0),
       seconds: Number(sampling?.[1] ?? 0),
-      ageSeconds: measured.status.index?.ageSeconds ?? 0,
-      guestBytesWrittenSince: 0,
+      ageSeconds,
+      guestBytesWrittenSince,
     },
+    // The object's status counts batches; the sidecar says how many pages they were.
+    resentPages: Number(
+      /"resentPages":(\d+)[^\n]*"source pipeline closed"/.exec(logs[0] ?? '')?.[1] ?? Number.NaN,
+    ),
     cpuSeconds: {
       source: (await source.process.cgroup.cpuSeconds()) - sourceCpu,
       target: await target.process.cgroup.cpuSeconds(),
@@ -279,7 +287,7 @@ function recordOf(
   plain: Awaited<ReturnType<typeof runPlain>>,
   accelerated: Accelerated,
 ): DemoRecord & { nasAwareMigration: Pick<NasAwareMigrationStatus, 'phase' | 'result'> } {
-  const { measured, index, cpuSeconds, uncachedReads } = accelerated;
+  const { measured, index, cpuSeconds, uncachedReads, resentPages } = accelerated;
   const { status } = measured;
   const pages = status.result?.pages;
   const used = (one: Measured) => {
@@ -290,7 +298,7 @@ function recordOf(
       link: from === 'source' ? migration.sourceToTarget : migration.targetToSource,
       sourceRead: storage[from].read,
       targetRead: storage[to].read,
-      written: storage[from].written + storage[to].written,
+      written: one.recorded.nfsWritten,
     };
   };
   const [plainUse, nasUse] = [used(plain.measured), used(measured)];
@@ -328,7 +336,7 @@ function recordOf(
         reference: pages?.reference ?? 0,
         literal: (pages?.literalRaw ?? 0) + (pages?.literalCompressed ?? 0),
       },
-      resentPages: status.result?.resends ?? 0,
+      resentPages,
       uncachedReads,
       sourceCpuSeconds: cpuSeconds.source,
       targetCpuSeconds: cpuSeconds.target,
@@ -376,12 +384,8 @@ async function demo(options: DemoOptions): Promise<void> {
   }
 }
 
-const options = readOptions();
-const rate = (mbit: number): string => (mbit === 0 ? 'unlimited' : `${mbit} Mbit/s`);
-console.log(
-  `Guest "${options.guest}" with ${GUEST_PROFILES[options.guest].memoryMiB} MiB, ${options.channels} multifd channels, ` +
-    `migration network ${rate(options.link)}, storage network ${rate(options.nas)}`,
-);
+const options = readDemoOptions(Options, USAGE);
+console.log(describeDemo(options));
 try {
   await demo(options);
 } catch (error) {

@@ -1,5 +1,5 @@
 // The Service of the operator's hub, as pods reach it: their node's gateway address and the Service's port, then a unix socket
-// of the run, then the port on loopback where the leader listens. Cluster DNS is the pod's /etc/hosts. Nothing outside of the
+// of the run, then the port on loopback of the replica that the Service selects. Cluster DNS is the pod's /etc/hosts. Nothing outside of the
 // run's namespaces and of loopback gets here.
 
 import { connect, createServer, type Server, type Socket } from 'node:net';
@@ -14,8 +14,8 @@ export interface HubServiceOptions {
   readonly socketPath: string;
   readonly nodes: readonly LabNode[];
   readonly port: number;
-  /** Asked for every connection, so that it may change with the leader. */
-  readonly leaderPort: () => number;
+  /** Asked for every connection, so that it may change with the leader. Undefined: the Service has no endpoint. */
+  readonly leaderPort: () => Promise<number | undefined>;
 }
 
 export class HubService {
@@ -23,9 +23,13 @@ export class HubService {
   readonly #open = new Set<Socket>();
 
   private constructor({ leaderPort }: HubServiceOptions) {
-    this.#server = createServer({ allowHalfOpen: true }, (pod) =>
-      joinSockets(pod, connect({ host: '127.0.0.1', port: leaderPort(), allowHalfOpen: true }), this.#open),
-    );
+    this.#server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (pod) => {
+      pod.on('error', () => pod.destroy());
+      void leaderPort().then((port) => {
+        if (port === undefined) pod.destroy();
+        else joinSockets(pod, connect({ host: '127.0.0.1', port, allowHalfOpen: true }), this.#open);
+      });
+    });
   }
 
   static async start(options: HubServiceOptions): Promise<HubService> {

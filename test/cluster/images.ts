@@ -10,6 +10,8 @@ export interface Image {
   readonly env: Readonly<Record<string, string>>;
   /** Files of this machine that are the image's, at the same or another path. */
   readonly files: readonly Bind[];
+  /** The image's own file system, run by a real OCI runtime; without it, a Debian root with the files. */
+  readonly rootfs?: string;
 }
 
 /** virt-launcher's: libvirt and QEMU of a Debian root. It is run by test/launcher, not by its entry point. */
@@ -22,11 +24,16 @@ export const SIDECAR_IMAGE = 'lab.example/nas-aware-migration/sidecar:current';
  */
 export const EAGER_SIDECAR_IMAGE = 'lab.example/nas-aware-migration/sidecar:eager';
 
+/** The eager one as a release before this one was: it speaks an older protocol with the hub. */
+export const PREVIOUS_PROTOCOL_SIDECAR_IMAGE = 'lab.example/nas-aware-migration/sidecar:previous-protocol';
+
 const REPOSITORY = resolve(import.meta.dirname, '../..');
 const NODE = '/usr/local/bin/node';
 
+const SIDECAR_PROGRAM = resolve(REPOSITORY, 'sidecar/main.ts');
+
 const SIDECAR: Image = {
-  entrypoint: [NODE, '--max-semi-space-size=1', resolve(REPOSITORY, 'sidecar/main.ts')],
+  entrypoint: [NODE, '--max-semi-space-size=1', SIDECAR_PROGRAM],
   // Reads of a migration, of index growth and of sampling at once, and some for opening, tokens and names.
   env: { UV_THREADPOOL_SIZE: '64' },
   files: [
@@ -35,14 +42,39 @@ const SIDECAR: Image = {
   ],
 };
 
-/** The lab's registry. */
-export const IMAGES: ReadonlyMap<string, Image> = new Map([
-  [SIDECAR_IMAGE, SIDECAR],
-  [
-    EAGER_SIDECAR_IMAGE,
-    {
-      ...SIDECAR,
-      env: { ...SIDECAR.env, NASMIG_INDEX_DELAY_MS: '4000', NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30) },
-    },
+const EAGER_SIDECAR: Image = {
+  ...SIDECAR,
+  env: { ...SIDECAR.env, NASMIG_INDEX_DELAY_MS: '4000', NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30) },
+};
+
+const PREVIOUS_PROTOCOL_SIDECAR: Image = {
+  ...EAGER_SIDECAR,
+  entrypoint: [
+    ...[NODE, '--max-semi-space-size=1', '--import'],
+    ...[resolve(REPOSITORY, 'test/cluster/previous-protocol.ts'), SIDECAR_PROGRAM],
   ],
+};
+
+/** The image as the Dockerfile makes it, once hack/ship/image-rootfs.ts has assembled it there; its sidecar is eager, too. */
+export const ASSEMBLED_IMAGE = 'lab.example/nas-aware-migration:assembled';
+export const ASSEMBLED_IMAGE_ROOTFS = resolve(REPOSITORY, 'build/lab-image-rootfs');
+
+const ASSEMBLED: Image = {
+  // The Dockerfile's ENTRYPOINT, CMD and ENV.
+  entrypoint: ['/usr/bin/node', 'sidecar/main.js'],
+  env: {
+    NODE_ENV: 'production',
+    NASMIG_INDEX_DELAY_MS: '4000',
+    NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30),
+  },
+  files: [],
+  rootfs: ASSEMBLED_IMAGE_ROOTFS,
+};
+
+/** The lab's registry. */
+export const IMAGES: ReadonlyMap<string, Image> = new Map<string, Image>([
+  [SIDECAR_IMAGE, SIDECAR],
+  [EAGER_SIDECAR_IMAGE, EAGER_SIDECAR],
+  [ASSEMBLED_IMAGE, ASSEMBLED],
+  [PREVIOUS_PROTOCOL_SIDECAR_IMAGE, PREVIOUS_PROTOCOL_SIDECAR],
 ]);

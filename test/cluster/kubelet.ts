@@ -237,6 +237,7 @@ export class Kubelet {
       template: await ensureRoot(SUITE),
       binds: [...spec.binds, { from: hostsFile, to: '/etc/hosts', readOnly: true }],
       network: { sharedWithPid: launcher.compute.initPid },
+      ...(image.rootfs === undefined ? {} : { imageRootfs: image.rootfs }),
     });
     one.standing = { kind: 'running', startedAt: instant() };
     const { container } = one;

@@ -3,9 +3,8 @@
 
 import { execFile } from 'node:child_process';
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import {
   KubeConfig,
@@ -31,15 +30,23 @@ import type { Container } from '../launcher/container.ts';
 import { LauncherLab } from '../launcher/launcher-lab.ts';
 import type { LauncherPod, PodDisk } from '../launcher/launcher-pod.ts';
 import { ensureLibvirtState, type LibvirtState, restoreGuest } from '../launcher/libvirt-state.ts';
-import type { ClusterDriver, ClusterTraffic, Guest, VmOptions } from './driver.ts';
+import type {
+  ClusterDriver,
+  ClusterTraffic,
+  Guest,
+  OperatorStart,
+  SidecarRelease,
+  VmOptions,
+} from './driver.ts';
 import { HubService } from './hub-service.ts';
-import { EAGER_SIDECAR_IMAGE } from './images.ts';
+import { EAGER_SIDECAR_IMAGE, PREVIOUS_PROTOCOL_SIDECAR_IMAGE, SIDECAR_IMAGE } from './images.ts';
 import { Kubelet } from './kubelet.ts';
 import { kubevirtController } from './kubevirt-account.ts';
 import { getVmi, isPodOver, isPodReady, launcherPods, type Vmi } from './kubevirt-objects.ts';
 import { LabGuest } from './lab-guest.ts';
 import { MigrationRecording } from './migration-recording.ts';
-import { OperatorProcess } from './operator-process.ts';
+import type { OperatorCommand } from './operator-process.ts';
+import { OperatorReplicas } from './operator-replicas.ts';
 import { Scheduler } from './scheduler.ts';
 import { VirtController } from './virt-controller.ts';
 import { VirtHandlers } from './virt-handlers.ts';
@@ -66,6 +73,8 @@ export interface LabClusterOptions extends LabOptions {
   readonly record?: boolean;
   /** More of the operator's environment. */
   readonly operatorEnvironment?: Readonly<Record<string, string>>;
+  /** How the operator is run; from this repository unless said otherwise. */
+  readonly operatorCommand?: OperatorCommand;
 }
 
 interface Parts {
@@ -75,7 +84,7 @@ interface Parts {
   readonly api: ApiClient;
   readonly kubevirt: KubevirtActor;
   readonly controllerApi: ApiClient;
-  readonly operator: OperatorProcess;
+  readonly operator: OperatorReplicas;
   readonly hub: HubService;
   readonly log: Logger;
   readonly options: LabClusterOptions;
@@ -149,34 +158,27 @@ export class LabCluster implements ClusterDriver {
       const { kubeconfig } = await operatorAccount(plane, api, OPERATOR_NAMESPACE);
       const kubeconfigPath = join(dir, 'operator.kubeconfig');
       await writeFile(kubeconfigPath, kubeconfig, { mode: 0o600 });
-      // Sidecars dial a new leader where they dialled the old one, so the port must stay.
-      const leaderPort = await freePort();
-      const hub = await HubService.start({
-        socketPath: join(lab.lab.run.path, 'hub.sock'),
-        nodes: NODES.map((name) => lab.lab.node(name)),
-        port: HUB_PORT,
-        leaderPort: () => leaderPort,
-      });
-      undo.push(() => hub.stop());
-      const operator = new OperatorProcess(
-        {
+      const operator = await OperatorReplicas.make({
+        ...{ api, namespace: OPERATOR_NAMESPACE, dir },
+        environment: {
           ...{ PATH: process.env['PATH'] ?? '', KUBECONFIG: kubeconfigPath },
-          NASMIG_NAMESPACE: OPERATOR_NAMESPACE,
           NASMIG_SIDECAR_IMAGE: options.sidecarImage ?? EAGER_SIDECAR_IMAGE,
-          NASMIG_LISTEN_HOST: '127.0.0.1',
-          NASMIG_HUB_PORT: String(leaderPort),
           NASMIG_HUB_URL: `wss://${HUB_HOST}:${HUB_PORT}`,
-          NASMIG_WEBHOOK_PORT: '0',
-          NASMIG_WEBHOOK_URL: 'https://127.0.0.1:0',
-          NASMIG_METRICS_PORT: '0',
           NASMIG_KUBEVIRT_USER: KUBEVIRT_USER,
           NASMIG_LEASE_SECONDS: '3',
           NASMIG_LOG_LEVEL: 'debug',
           ...options.operatorEnvironment,
         },
-        join(dir, 'operator.log'),
-      );
-      undo.push(() => operator.stop());
+        ...(options.operatorCommand === undefined ? {} : { command: options.operatorCommand }),
+      });
+      undo.push(() => operator.close());
+      const hub = await HubService.start({
+        socketPath: join(lab.lab.run.path, 'hub.sock'),
+        nodes: NODES.map((name) => lab.lab.node(name)),
+        port: HUB_PORT,
+        leaderPort: () => operator.leaderPort(),
+      });
+      undo.push(() => hub.stop());
       const cluster = new LabCluster({
         dir,
         lab,
@@ -191,7 +193,7 @@ export class LabCluster implements ClusterDriver {
       });
       undo.push(() => cluster.#stopControllers());
       await cluster.#startControllers();
-      await operator.start();
+      await operator.start(1);
       return cluster;
     } catch (error) {
       for (const step of undo.reverse()) await step().catch(() => undefined);
@@ -203,7 +205,7 @@ export class LabCluster implements ClusterDriver {
   async stop(options: { keepLogsIn?: string } = {}): Promise<void> {
     const { dir, lab, plane, api, controllerApi, kubevirt, operator, hub } = this.#parts;
     await this.#stopControllers();
-    await operator.stop();
+    await operator.close();
     await hub.stop();
     kubevirt.close();
     controllerApi.close();
@@ -212,8 +214,8 @@ export class LabCluster implements ClusterDriver {
     for (const guest of this.#guests.values()) await guest.close();
     if (options.keepLogsIn !== undefined) {
       await mkdir(options.keepLogsIn, { recursive: true });
-      for (const name of ['cluster.log', 'operator.log'])
-        await cp(join(dir, name), join(options.keepLogsIn, name));
+      for (const path of [join(dir, 'cluster.log'), ...operator.logPaths])
+        await cp(path, join(options.keepLogsIn, basename(path))).catch(() => undefined);
     }
     await lab.close(options);
     await rm(dir, { recursive: true, force: true });
@@ -276,7 +278,11 @@ export class LabCluster implements ClusterDriver {
     const nas = Object.fromEntries(
       NODES.map((name) => [name, { readBytes: storage[name].read, writtenBytes: storage[name].written }]),
     );
-    return { migrationBytes: migration.sourceToTarget + migration.targetToSource, nas };
+    return {
+      migrationBytes: migration.sourceToTarget + migration.targetToSource,
+      migrationSent: { source: migration.sourceToTarget, target: migration.targetToSource },
+      nas,
+    };
   }
 
   get #suite(): RootSuite {
@@ -284,15 +290,49 @@ export class LabCluster implements ClusterDriver {
   }
 
   operatorLog(): Promise<string> {
-    return readFile(this.#parts.operator.logPath, 'utf8');
+    return this.#parts.operator.log();
   }
 
-  startOperator(): Promise<void> {
-    return this.#parts.operator.start();
+  /** Where Prometheus can scrape the operator's replicas. */
+  get operatorMetricsPorts(): readonly number[] {
+    return this.#parts.operator.metricsPorts;
+  }
+
+  operatorMetrics(): Promise<string> {
+    return this.#parts.operator.metrics();
+  }
+
+  async startOperator({ replicas = 1, sidecar = 'current' }: OperatorStart = {}): Promise<void> {
+    const current = this.#parts.options.sidecarImage ?? EAGER_SIDECAR_IMAGE;
+    const images: Readonly<Record<SidecarRelease, string>> = {
+      current,
+      unhurried: SIDECAR_IMAGE,
+      'previous-protocol': PREVIOUS_PROTOCOL_SIDECAR_IMAGE,
+    };
+    await this.#parts.operator.start(replicas, { NASMIG_SIDECAR_IMAGE: images[sidecar] });
   }
 
   stopOperator(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    return this.#parts.operator.kill(signal);
+    return this.#parts.operator.stop('all', signal);
+  }
+
+  stopLeader(signal: NodeJS.Signals): Promise<void> {
+    return this.#parts.operator.stop('leader', signal);
+  }
+
+  async breakHubConnections(): Promise<void> {
+    this.hub.breakConnections();
+  }
+
+  async restart(part: 'kube-apiserver' | 'etcd', signal: NodeJS.Signals): Promise<void> {
+    if (part === 'etcd') await this.plane.restartEtcd(signal);
+    else await this.plane.restartApiServer(signal);
+  }
+
+  async killContainer(namespace: string, pod: string, container: string): Promise<void> {
+    const running = this.containerOf(namespace, pod, container);
+    if (running === undefined) throw new Error(`pod ${pod} runs no container ${container}`);
+    running.signal('SIGKILL');
   }
 
   /** What a recorder saw of a migration, when the cluster was started with `record`. */
@@ -324,7 +364,6 @@ export class LabCluster implements ClusterDriver {
     return state.diskTemplate;
   }
 
-  /** Waits until nothing runs in a namespace, as after its VMs were deleted. */
   async waitForNoPods(namespace: string): Promise<void> {
     await this.#waitUntil(`the pods of ${namespace} to go`, VM_TIMEOUT_MS, async () => {
       const { items } = await this.api.list<V1Pod>(resources.pods, namespace);
@@ -437,12 +476,4 @@ export class LabCluster implements ClusterDriver {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

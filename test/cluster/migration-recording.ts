@@ -19,6 +19,8 @@ export interface RecordedMigration {
   readonly comparison: StreamComparison;
   /** Both directions on the migration network, and each node's storage network; `atMs` is the time between. */
   readonly traffic: Traffic;
+  /** File data that both nodes wrote to the NAS meanwhile. */
+  readonly nfsWritten: number;
 }
 
 export class MigrationRecording implements MigrationProbe {
@@ -28,7 +30,7 @@ export class MigrationRecording implements MigrationProbe {
   readonly #pods: { readonly source: LauncherPod; readonly target: LauncherPod };
   readonly #name: string;
   #recorders: { source: Recorder; target: Recorder } | undefined;
-  #before: Traffic | undefined;
+  #before: { traffic: Traffic; written: number } | undefined;
   #recorded: RecordedMigration | undefined;
 
   constructor(lab: Lab, migrationUid: string, source: LauncherPod, target: LauncherPod) {
@@ -58,7 +60,8 @@ export class MigrationRecording implements MigrationProbe {
       target: await start(target, of(target).stream, of(target).qemu),
       source: await start(source, of(source).qemu, of(source).stream),
     };
-    this.#before = await this.#lab.traffic();
+    const written = await this.#written();
+    this.#before = { traffic: await this.#lab.traffic(), written };
   }
 
   async end(): Promise<void> {
@@ -71,8 +74,14 @@ export class MigrationRecording implements MigrationProbe {
     ]);
     this.#recorded = {
       comparison: compareStreams(source, target),
-      traffic: trafficBetween(this.#before, after),
+      traffic: trafficBetween(this.#before.traffic, after),
+      nfsWritten: (await this.#written()) - this.#before.written,
     };
+  }
+
+  async #written(): Promise<number> {
+    const { source, target } = await this.#lab.nfsWrites();
+    return source + target;
   }
 
   /** What was seen; throws before the migration has ended. */

@@ -1,152 +1,97 @@
-// The whole sidecar in the KubeVirt path: ARM, HOLDING, GO and framed connections through libvirt and the proxies, and a
-// plain migration, with its reason told, when a part of it is missing. Needs root, and what the lab needs.
+// The whole sidecar in the KubeVirt path: ARM, HOLDING, GO and framed connections through libvirt and the proxies, and a plain
+// migration, with its reason told, when a part of it is missing. Recorders beside both QEMUs compare the streams of every case.
+// Needs root, and what the lab needs.
 
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { compileSidecar } from '../../sidecar/compile.ts';
-import { ensureGuestDisk, ensureGuestKernel } from '../lab/guest-image.ts';
-import { GuestObserver } from '../lab/guest-observer.ts';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { runCommand } from '../lab/run-command.ts';
+import { recordCase, recordFigures } from '../report/lab-report.ts';
 import { startAgentSidecar } from './agent-sidecar.ts';
-import type { Container } from './container.ts';
-import { type CoordinatedPod, LabCoordinator } from './coordinator.ts';
-import { GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
-import { LauncherLab } from './launcher-lab.ts';
-import type { LauncherPod } from './launcher-pod.ts';
-import { LiveMigration, type MigrationFlags } from './live-migration.ts';
+import { LabCoordinator } from './coordinator.ts';
+import type { RecordedMigration } from './recorded-migration.ts';
+import { type Home, type Journey, type JourneyOptions, TravellingGuest } from './travelling-guest.ts';
 
 const GUEST = { memoryMiB: 384, readMiB: 160, randomMiB: 16, textMiB: 0, churnMiB: 0 };
-const VOLUME = 'rootdisk';
 /** Slow enough that a page from the NAS is worth more than one from the link. */
 const LINK_MBIT = 200;
-/** Sampling begins at once and is not slowed down. */
-const EAGER_INDEX = { NASMIG_INDEX_DELAY_MS: '0', NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30) };
-const SAMPLED_TIMEOUT_MS = 120_000;
 /**
  * What the injected container may use, and what it keeps after a migration: the 65 MiB of a fresh one, the index of this disk
  * (5 MiB), program text that was not needed before (10 MiB, shared with all on the node), and holes in malloc's heap.
  */
 const MOST_MIB = 256;
 const REST_MIB = 100;
+/** SIGTERM to the end. */
+const STOP_MS = 1000;
+/** Runs of each kind for the time that an unarmed sidecar adds. */
+const UNARMED_RUNS = 3;
+const STAGE_TIMEOUT_MS = 20_000;
+/** A sidecar that has been there for long: it does not read the disk to make its index just now. */
+const IDLE = { NASMIG_INDEX_DELAY_MS: String(24 * 3_600_000) };
 
-interface Home {
-  readonly pod: LauncherPod;
-  readonly admitted: CoordinatedPod;
-  readonly sidecar: Container | undefined;
-}
-
-let lab: LauncherLab;
-let coordinator: LabCoordinator;
-let observer: GuestObserver;
-let volume: Awaited<ReturnType<LauncherLab['addVolume']>>;
-let bootDirectory: string;
-let image: string;
-/** Where the guest is. */
-let home: Home;
-/** Where it was before this test's migration. */
-let left: Home | undefined;
-const migrations: LiveMigration[] = [];
+let guest: TravellingGuest;
+let qemu = '';
+/** Bytes on the link of a plain migration of this guest, by channels. */
+const plainLinkBytes = new Map<number, number>();
 
 beforeAll(async () => {
-  const [kernel, disk] = await Promise.all([ensureGuestKernel(), ensureGuestDisk()]);
-  lab = await LauncherLab.start({ linkMbit: LINK_MBIT });
-  image = join(lab.lab.run.path, 'image');
-  await compileSidecar(image);
-  coordinator = await LabCoordinator.start(join(lab.lab.run.path, 'hub'));
-  await lab.exposeHub(coordinator.socket);
-  volume = await lab.addVolume(VOLUME, disk.path);
-  bootDirectory = await layBootDirectory(join(lab.lab.run.path, 'boot'), kernel);
-  observer = new GuestObserver();
-  home = await newHome('source', EAGER_INDEX);
-  await home.pod.defineDomain(guestDomain(GUEST));
-  await home.pod.startDomain(GUEST_DOMAIN);
-  await observer.waitFor('become ready', (beacon) => beacon.ready, 180_000);
-  await home.sidecar?.process.waitForOutput(/"index sampled"/, SAMPLED_TIMEOUT_MS);
+  guest = await TravellingGuest.start({ guest: GUEST, linkMbit: LINK_MBIT });
+  const version = await guest.home.pod.qemuVersion();
+  qemu = `${version}->${version}`;
 }, 600_000);
 
-afterEach(async () => {
-  for (const migration of migrations.splice(0)) await migration.finish();
-  const gone = left;
-  left = undefined;
-  if (gone === undefined) return;
-  // The old pod ends, as after a migration in KubeVirt: one that lingers blocks the VM's next migration.
-  if (gone.sidecar !== undefined) expect((await gone.sidecar.stop()).elapsedMs).toBeLessThan(1000);
-  await gone.pod.stop();
-});
-
 afterAll(async () => {
-  await observer?.close();
-  await coordinator?.stop();
-  const keepLogsIn = process.env['NASMIG_LAB_LOGS'];
-  await lab?.close(keepLogsIn === undefined ? {} : { keepLogsIn });
+  await guest?.close(process.env['NASMIG_LAB_LOGS']);
 });
 
-/** A pod with a sidecar that is connected, or without one. */
-async function newHome(
-  place: 'source' | 'target',
-  env: Readonly<Record<string, string>> | 'no sidecar' = {},
-): Promise<Home> {
-  const pod = await lab.startPod(place, { disks: [volume[place]], bootDirectory });
-  await pod.attachObserver(observer);
-  const admitted = await coordinator.admit(pod.name);
-  if (env === 'no sidecar') return { pod, admitted, sidecar: undefined };
-  const sidecar = await startAgentSidecar(pod, admitted, { image, env });
-  await coordinator.waitForConnection(admitted);
-  return { pod, admitted, sidecar };
-}
-
-function nextHome(env: Readonly<Record<string, string>> | 'no sidecar' = {}): Promise<Home> {
-  return newHome(lab.placeOf(home.pod) === 'source' ? 'target' : 'source', env);
-}
-
-function migrationTo(target: Home, flags: MigrationFlags = {}): LiveMigration {
-  const sides = { source: lab.side(home.pod), target: lab.side(target.pod) };
-  const migration = new LiveMigration({ ...sides, domain: GUEST_DOMAIN, flags });
-  migrations.push(migration);
-  return migration;
-}
-
-/** Both sides are told, and the sockets are laid out. */
-async function prepare(migration: LiveMigration, target: Home): Promise<void> {
-  coordinator.coordinate({
-    migrationUid: migration.migrationUid,
-    source: home.admitted,
-    target: target.admitted,
-    volumes: [VOLUME],
+/** The guest is at home and well; what the recorders saw becomes an entry of the report. */
+async function recordJourney(
+  name: string,
+  expected: 'accelerated' | 'plain',
+  journey: Journey,
+  channels = 8,
+): Promise<void> {
+  const { recording, outcome, reason } = journey;
+  const guestSelfCheck = await guest.checkGuest();
+  const recorded = recordCase({
+    name: `sidecar/${name}`,
+    ...{ qemu, expected, guestSelfCheck },
+    outcome: outcome === 'accelerated' ? 'accelerated' : 'plain',
+    reason: reason ?? '',
+    identicalStreams: recording.comparison.identical,
+    linkBytes: recording.linkBytes,
+    plainLinkBytes: plainLinkBytes.get(channels) ?? plainLinkBytes.get(8) ?? recording.linkBytes,
   });
-  await migration.prepareTarget();
-  await migration.prepareSource();
+  expect(recording.comparison.differences).toEqual([]);
+  expect(recorded).toMatchObject({ ok: true });
 }
 
-/**
- * From the call to libvirt to the cleaning up. The guest has moved, goes on and finds nothing wrong; `target` is its home
- * from now on, and where it was is left to end after the test.
- */
-async function migrate(migration: LiveMigration, target: Home): Promise<void> {
-  const result = await migration.perform();
-  await migration.finish();
-  expect(result).toMatchObject({ succeeded: true, error: '' });
-  expect(await home.pod.domainState(GUEST_DOMAIN)).toBe('shut off');
-  expect(await target.pod.domainState(GUEST_DOMAIN)).toBe('running');
-  left = home;
-  home = target;
-  observer.mark();
-  await observer.waitForNext(10_000);
-  await observer.command({ kind: 'verifyAll' });
-  expect(observer.report()).toMatchObject({ selfCheck: 'ok', repeatedCounters: 0, failure: '' });
+/** As {@link recordJourney}, for a migration that failed and left the guest where it was. */
+async function recordStay(name: string, reason: string, migration: RecordedMigration): Promise<void> {
+  const guestSelfCheck = await guest.checkGuest();
+  const { linkBytes } = await migration.finish();
+  expect(await guest.home.pod.domainState('default_vm')).toBe('running');
+  const recorded = recordCase({
+    name: `sidecar/${name}`,
+    ...{ qemu, expected: 'failed-safe', outcome: 'failed-safe', reason, guestSelfCheck },
+    ...{ identicalStreams: null, linkBytes, plainLinkBytes: plainLinkBytes.get(8) ?? linkBytes },
+  });
+  expect(recorded).toMatchObject({ ok: true });
+}
+
+async function travel(options: JourneyOptions = {}, to?: Home): Promise<Journey> {
+  if (options.armed ?? true) await guest.waitForIndex(guest.home);
+  guest.observer.mark();
+  return guest.travel(options, to);
 }
 
 /** Resident and most resident bytes of a sidecar. */
-async function memoryOf(of: Home | undefined): Promise<{ nowMib: number; mostMib: number }> {
-  const status = await readFile(`/proc/${of?.sidecar?.initPid}/status`, 'utf8');
+async function memoryOf(of: Home): Promise<{ nowMib: number; mostMib: number }> {
+  const status = await readFile(`/proc/${of.sidecar?.initPid}/status`, 'utf8');
   const mib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) / 1024;
   return { nowMib: mib('VmRSS'), mostMib: mib('VmHWM') };
 }
-
-const logOf = async (of: Home | undefined): Promise<string> =>
-  of?.sidecar === undefined ? '' : readFile(of.sidecar.process.logPath, 'utf8');
 
 /** How long a source held QEMU's first connection before it gave up waiting for GO, by its log. */
 function holdMs(log: string): number {
@@ -155,87 +100,267 @@ function holdMs(log: string): number {
   return at(/"time":(\d+),"type":"raw".*"reason":"NoGo".*"not accelerated"/) - heldAtMs;
 }
 
-describe('the sidecar in a libvirt migration', () => {
-  it.each([8, 0])('accelerates with %i multifd channels', async (channels) => {
-    const target = await nextHome();
-    const migration = migrationTo(target, { channels });
-    await prepare(migration, target);
-    await migrate(migration, target);
-    const source = await coordinator.waitForResult(migration.migrationUid, 'source');
-    const destination = await coordinator.waitForResult(migration.migrationUid, 'target');
-    expect(source).toMatchObject({ outcome: 'accelerated' });
-    expect(destination).toMatchObject({ outcome: 'accelerated', qemuBytes: source.qemuBytes });
-    expect(source.pages.reference).toBeGreaterThan(10_000);
-    expect(destination.nasBytes).toBeGreaterThanOrEqual(source.pages.reference * 4096);
-    expect(source.linkBytes).toBeLessThan(source.qemuBytes / 2);
-    coordinator.record(migration.migrationUid);
-    expect((await memoryOf(left)).mostMib).toBeLessThan(MOST_MIB);
-    expect((await memoryOf(home)).mostMib).toBeLessThan(MOST_MIB);
-    // The VM runs on beside this sidecar for months: what the migration took goes back.
-    await expect.poll(async () => (await memoryOf(home)).nowMib, { timeout: 10_000 }).toBeLessThan(REST_MIB);
+describe('without a sidecar in the way', () => {
+  it.each([8, 0])('libvirt moves the VM with %i multifd channels', async (channels) => {
+    const journey = await travel({ armed: false, flags: { channels } });
+    plainLinkBytes.set(channels, journey.recording.linkBytes);
+    await recordJourney(`unarmed-${channels}`, 'plain', { ...journey, reason: 'not announced' }, channels);
   });
 
+  it('a sidecar that is not told of a migration takes no measurable time of it', async () => {
+    const times: Record<'none' | 'unarmed', number[]> = { none: [], unarmed: [] };
+    // As quick as it can be: 50 ms of twenty seconds could not be seen.
+    await guest.lab.lab.network.setMigrationRate({ outMbit: 0, inMbit: 0 });
+    for (let run = 0; run < UNARMED_RUNS; run++) {
+      for (const kind of ['none', 'unarmed'] as const) {
+        // Both sides of a journey have the same: the guest's pod gets its sidecar, or loses it, before.
+        await guest.home.sidecar?.stop();
+        if (kind === 'unarmed') await guest.startSidecar(guest.home, IDLE);
+        const to = await guest.newHome(guest.elsewhere, { sidecar: kind === 'unarmed', env: IDLE });
+        const { result } = await travel({ armed: false }, to);
+        times[kind].push(result.elapsedMs);
+      }
+    }
+    const least = { none: Math.min(...times.none), unarmed: Math.min(...times.unarmed) };
+    await guest.lab.lab.network.setMigrationRate({ outMbit: LINK_MBIT, inMbit: LINK_MBIT });
+    await guest.home.sidecar?.stop();
+    await guest.startSidecar(guest.home);
+    // A figure, not a bound: other work on the machine moves it by more than what is looked for.
+    recordFigures('unarmed', { addedMs: least.unarmed - least.none, ...times });
+    expect(times.unarmed).toHaveLength(UNARMED_RUNS);
+    expect(await guest.checkGuest()).toBe('ok');
+  }, 300_000);
+});
+
+describe('the sidecar in a libvirt migration', () => {
+  it.each([8, 0])('accelerates with %i multifd channels', async (channels) => {
+    const from = guest.home;
+    const target = await guest.newHome();
+    await guest.waitForIndex(from);
+    guest.observer.mark();
+    const migration = await guest.prepare(target, { flags: { channels } });
+    const result = await migration.perform();
+    const recording = await migration.finish();
+    expect(result).toMatchObject({ succeeded: true, error: '' });
+    const source = await guest.coordinator.waitForResult(migration.migrationUid, 'source');
+    const destination = await guest.coordinator.waitForResult(migration.migrationUid, 'target');
+    const most = [await memoryOf(from), await memoryOf(target)].map(({ mostMib }) => mostMib);
+    guest.coordinator.record(migration.migrationUid);
+    await guest.moveIn(target);
+    const journey = { result, recording, outcome: source.outcome, reason: source.reason };
+    await recordJourney(`accelerated-${channels}`, 'accelerated', journey, channels);
+    expect(destination).toMatchObject({ outcome: 'accelerated', qemuBytes: source.qemuBytes });
+    expect(destination.nasBytes).toBeGreaterThanOrEqual(source.pages.reference * 4096);
+    expect(source.pages.reference).toBeGreaterThan(10_000);
+    expect(source.linkBytes).toBeLessThan(source.qemuBytes / 2);
+    expect(Math.max(...most)).toBeLessThan(MOST_MIB);
+    // The VM runs on beside this sidecar for months: what the migration took goes back.
+    await expect
+      .poll(async () => (await memoryOf(target)).nowMib, { timeout: 10_000 })
+      .toBeLessThan(REST_MIB);
+  });
+
+  it.each([
+    { name: 'auto-converge', flags: { autoConverge: true } },
+    { name: 'bandwidth-cap', flags: { bandwidthMib: 64 } },
+    { name: 'parallel-2', flags: { channels: 2 } },
+  ])('accelerates with $name', async ({ name, flags }) => {
+    const journey = await travel({ flags });
+    await recordJourney(name, 'accelerated', journey, flags.channels ?? 8);
+  });
+
+  it('passes pages on that QEMU compressed itself', async () => {
+    const journey = await travel({ flags: { zstd: true } });
+    // Framed all the same: the tag covers bytes, whatever they are.
+    await recordJourney('armed-multifd-zstd', 'accelerated', journey);
+  });
+
+  it('goes raw when QEMU announces post-copy', async () => {
+    const journey = await travel({ flags: { channels: 0, postCopy: true } });
+    expect(journey.reason).toBe('PostCopyAnnounced');
+    await recordJourney('armed-post-copy-allowed', 'plain', journey, 0);
+  });
+
+  it('changes nothing in observe mode', async () => {
+    const journey = await travel({ mode: 'observe' });
+    expect(journey.outcome).toBe('observed');
+    await recordJourney('observe', 'plain', journey);
+  });
+
+  it('accelerates again and again: a target becomes a source', async () => {
+    for (const leg of [1, 2, 3]) await recordJourney(`leg-${leg}`, 'accelerated', await travel());
+  });
+
+  it('accelerates when virt-handler has made its sockets anew', async () => {
+    const target = await guest.newHome();
+    await guest.waitForIndex(guest.home);
+    guest.observer.mark();
+    const migration = await guest.prepare(target);
+    await guest.home.sidecar?.process.waitForOutput(/"standing":"taken"/, STAGE_TIMEOUT_MS);
+    await migration.prepareSource();
+    const takes = async (): Promise<number> =>
+      (await guest.logOf(guest.home))
+        .split('\n')
+        .filter((line) => line.includes(migration.migrationUid) && line.includes('"action":{"kind":"take"'))
+        .length;
+    await expect.poll(takes, { timeout: STAGE_TIMEOUT_MS }).toBe(2);
+    await recordJourney('sockets-made-anew', 'accelerated', await arrive(migration, target));
+  });
+
+  it('accelerates when its source sidecar was restarted between the sockets and the first connection', async () => {
+    const target = await guest.newHome();
+    const migration = await guest.prepare(target);
+    await guest.home.sidecar?.process.waitForOutput(/"standing":"taken"/, STAGE_TIMEOUT_MS);
+    await guest.home.sidecar?.kill();
+    await guest.startSidecar(guest.home);
+    await guest.home.sidecar?.process.waitForOutput(/"standing":"taken"/, STAGE_TIMEOUT_MS);
+    // Its index is empty: what it begins to sample stops when it is armed.
+    guest.observer.mark();
+    await recordJourney('restarted-while-armed', 'accelerated', await arrive(migration, target));
+  });
+
+  it('is cancelled like any migration, and the next one is accelerated', async () => {
+    const target = await guest.newHome();
+    await guest.waitForIndex(guest.home);
+    guest.observer.mark();
+    const migration = await guest.prepare(target, { flags: { bandwidthMib: 4 } });
+    const performing = migration.perform();
+    await guest.home.sidecar?.process.waitForOutput(/"RAM listed"/, STAGE_TIMEOUT_MS);
+    await migration.cancel();
+    const result = await performing;
+    expect(result.error).toContain('canceled by client');
+    expect(await guest.resultOf(guest.home, migration.migrationUid)).toMatchObject({ reason: 'Cancelled' });
+    await recordStay('cancelled', 'Cancelled', migration);
+    await expect.poll(() => guest.socketsOf(guest.home)).toEqual([]);
+    await guest.leave(target);
+    await recordJourney('after-cancel', 'accelerated', await travel());
+  });
+
+  /** Performs what is prepared, and moves in. */
+  async function arrive(migration: RecordedMigration, target: Home): Promise<Journey> {
+    const from = guest.home;
+    const result = await migration.perform();
+    const recording = await migration.finish();
+    expect(result).toMatchObject({ succeeded: true, error: '' });
+    const told = await guest.resultOf(from, migration.migrationUid);
+    await guest.moveIn(target);
+    return { result, recording, outcome: told?.outcome, reason: told?.reason };
+  }
+});
+
+describe('a part is missing', () => {
   it('goes plain after 2 s when only its source was armed', async () => {
-    const target = await nextHome('no sidecar');
-    const migration = migrationTo(target);
-    await prepare(migration, target);
-    await migrate(migration, target);
-    const result = await coordinator.waitForResult(migration.migrationUid, 'source');
-    expect(result).toMatchObject({ outcome: 'raw', reason: 'NoGo' });
-    expect(holdMs(await logOf(left))).toSatisfy((ms: number) => ms >= 1990 && ms < 2300);
+    const from = guest.home;
+    const journey = await travel({}, await guest.newHome(guest.elsewhere, { sidecar: false }));
+    expect(holdMs(await readFile(from.sidecar?.process.logPath ?? '', 'utf8'))).toSatisfy(
+      (ms: number) => ms >= 1990 && ms < 2300,
+    );
+    expect(journey.reason).toBe('NoGo');
+    await recordJourney('only-source-armed', 'plain', journey);
   });
 
   it('goes plain at once when only its target was armed', async () => {
-    const target = await nextHome();
-    const migration = migrationTo(target);
-    await prepare(migration, target);
-    await migrate(migration, target);
-    const result = await coordinator.waitForResult(migration.migrationUid, 'target');
-    expect(result).toMatchObject({ outcome: 'raw', reason: 'PeerRaw' });
+    // The pod that the guest came to has no sidecar.
+    const target = await guest.newHome();
+    guest.observer.mark();
+    const migration = await guest.prepare(target);
+    const result = await migration.perform();
+    const recording = await migration.finish();
+    expect(result).toMatchObject({ succeeded: true, error: '' });
+    const told = await guest.resultOf(target, migration.migrationUid);
+    await guest.moveIn(target);
+    expect(told).toMatchObject({ outcome: 'raw', reason: 'PeerRaw' });
+    const journey = { result, recording, outcome: told?.outcome, reason: told?.reason };
+    await recordJourney('only-target-armed', 'plain', journey);
   });
 
   it('goes plain after 2 s when the coordinator has vanished, and says why in the log', async () => {
-    const target = await nextHome();
-    const migration = migrationTo(target);
-    await prepare(migration, target);
-    await home.sidecar?.process.waitForOutput(/"standing":"taken"/, 5000);
-    await coordinator.stop();
-    await migrate(migration, target);
-    const log = await logOf(left);
+    const from = guest.home;
+    const target = await guest.newHome();
+    guest.observer.mark();
+    const migration = await guest.prepare(target);
+    await from.sidecar?.process.waitForOutput(/"standing":"taken"/, STAGE_TIMEOUT_MS);
+    await guest.coordinator.stop();
+    const result = await migration.perform();
+    const recording = await migration.finish();
+    expect(result).toMatchObject({ succeeded: true, error: '' });
+    await target.sidecar?.process.waitForOutput(/"outcome":"raw","reason":"PeerRaw".*"migration over"/, 5000);
+    await guest.moveIn(target);
+    const log = await guest.logOf(from);
+    guest.coordinator = await LabCoordinator.start(join(guest.lab.lab.run.path, 'hub'), {
+      after: guest.coordinator,
+    });
+    await guest.coordinator.waitForConnection(guest.home.admitted);
+    await recordJourney('coordinator-vanished', 'plain', {
+      result,
+      recording,
+      outcome: 'raw',
+      reason: 'NoGo',
+    });
     expect(holdMs(log)).toSatisfy((ms: number) => ms >= 1990 && ms < 2300);
     expect(log).toMatch(/"outcome":"raw","reason":"NoGo".*"migration over"/);
-    expect(await logOf(target)).toMatch(/"outcome":"raw","reason":"PeerRaw".*"migration over"/);
+  });
+});
+
+describe('told to stop', () => {
+  it.each(['source', 'target'] as const)(
+    'the %s ends within a second in the middle of a batch',
+    async (role) => {
+      const target = await guest.newHome();
+      await guest.waitForIndex(guest.home);
+      guest.observer.mark();
+      const migration = await guest.prepare(target, { flags: { bandwidthMib: 8 } });
+      const performing = migration.perform({ timeoutMs: 60_000 });
+      await guest.home.sidecar?.process.waitForOutput(/"RAM listed"/, STAGE_TIMEOUT_MS);
+      const stopped = role === 'source' ? guest.home : target;
+      const elapsed = (await stopped.sidecar?.stop())?.elapsedMs;
+      expect(elapsed).toBeLessThan(STOP_MS);
+      expect((await performing).succeeded).toBe(false);
+      const told = await guest.resultOf(stopped, migration.migrationUid);
+      expect(told).toMatchObject({ outcome: 'failed', reason: 'SidecarStopping' });
+      if (role === 'source') await guest.startSidecar(guest.home);
+      await recordStay(`${role}-stopped-in-mid-batch`, 'SidecarStopping', migration);
+      guest.coordinator.record(migration.migrationUid);
+      await expect.poll(() => guest.socketsOf(guest.home)).toEqual([]);
+      await guest.leave(target);
+    },
+  );
+
+  it('ends within a second when it is idle', async () => {
+    const idle = await guest.newHome();
+    expect((await idle.sidecar?.stop())?.elapsedMs).toBeLessThan(STOP_MS);
+    await guest.leave(idle);
   });
 
   it('has told everything within a second although the NAS hangs, and ends when the kernel lets go', async () => {
-    const pod = await lab.startPod('source', { disks: [volume.source], bootDirectory });
-    const sampling = await startAgentSidecar(pod, await coordinator.admit(pod.name), {
-      image,
+    const idle = await guest.newHome(guest.elsewhere, {
       env: { NASMIG_INDEX_DELAY_MS: '0', NASMIG_INDEX_BYTES_PER_SECOND: String(4 * 2 ** 20) },
     });
-    lab.lab.nas.pause();
+    guest.lab.lab.nas.pause();
     try {
       await sleep(500);
-      sampling.signal('SIGTERM');
-      await sampling.process.waitForOutput(/"stopping"/, 500);
+      idle.sidecar?.signal('SIGTERM');
+      await idle.sidecar?.process.waitForOutput(/"stopping"/, 500);
       // Threads that wait for a kernel's NFS client can be ended. For FUSE, the lab's substitute, they cannot.
-      await sleep(1000);
+      await sleep(STOP_MS);
     } finally {
-      lab.lab.nas.resume();
+      guest.lab.lab.nas.resume();
     }
-    expect(await sampling.process.endsWithin(1000)).toMatchObject({ code: 0 });
+    expect(await idle.sidecar?.process.endsWithin(STOP_MS)).toMatchObject({ code: 0 });
+    await idle.pod.stop();
   });
 
   it('ends within a second as process 1 with a read that hangs and can be ended', async () => {
-    const pod = await lab.startPod('source', { disks: [volume.source], bootDirectory });
+    const { pod } = await guest.newHome(guest.elsewhere, { sidecar: false });
     const directory = pod.node.file('hanging');
     await mkdir(directory);
     await runCommand(['mkfifo', '-m', '0666', join(directory, 'token')]);
-    const container = await startAgentSidecar(pod, await coordinator.admit(pod.name), {
-      image,
+    const container = await startAgentSidecar(pod, await guest.coordinator.admit(`${pod.name}-hanging`), {
+      image: guest.image,
       env: { NASMIG_TOKEN_FILE: '/run/hanging/token' },
       extraBinds: [{ from: directory, to: '/run/hanging', readOnly: true }],
     });
-    expect((await container.stop()).elapsedMs).toBeLessThan(1000);
+    expect((await container.stop()).elapsedMs).toBeLessThan(STOP_MS);
+    await pod.stop();
   });
 });

@@ -2,11 +2,13 @@
 // ids and (or not) network, a user without capabilities. What is not bound into it is not there, so that a process
 // in it shares with others exactly what the container's description says.
 
-import { readFile } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { LabNode } from '../lab/node.ts';
 import type { NodeProcess } from '../lab/node-process.ts';
 import { runCommand } from '../lab/run-command.ts';
+import { bundleConfiguration } from '../oci/runtime-bundle.ts';
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const INIT_TIMEOUT_MS = 10_000;
@@ -60,6 +62,20 @@ ip link set lo up
 exec chroot "$root" "$@"
 `;
 
+/**
+ * The same for the file system of an image, by a real OCI runtime, which gets a bundle instead of binds. Arguments: image, directory
+ * for the scratch mount, bundle, the container's id. The image itself is not written to: places to mount at are made in an overlay.
+ */
+const OCI_SCRIPT = `
+image=$1 base=$2 bundle=$3 id=$4
+umount /sys/fs/cgroup/unified 2>/dev/null || true
+mount -t tmpfs -o mode=755 scratch "$base"
+mkdir "$base/upper" "$base/work" "$base/root"
+mount -t overlay overlay -o "lowerdir=$image,upperdir=$base/upper,workdir=$base/work" "$base/root"
+ip link set lo up
+exec crun --cgroup-manager=disabled run --bundle "$bundle" "$id"
+`;
+
 /** Something of the node that the container sees. */
 export interface Bind {
   /** Directory or file on the node. */
@@ -87,6 +103,11 @@ export interface ContainerOptions {
   readonly env: Readonly<Record<string, string>>;
   readonly argv: readonly string[];
   readonly memoryLimitBytes?: number;
+  /**
+   * The file system of an image, run by a real OCI runtime (crun): read-only, without capabilities, with nothing of `template`.
+   * Without it, the container is made here.
+   */
+  readonly imageRootfs?: string;
 }
 
 /** A container did not get as far as to have a process 1. */
@@ -118,13 +139,9 @@ export class Container {
     const { node, network } = options;
     const line: string[] = [];
     if (network !== 'own') line.push('nsenter', `--net=/proc/${network.sharedWithPid}/ns/net`);
-    line.push('unshare', '--mount', '--propagation', 'private', '--uts', '--pid', '--fork', '--kill-child');
-    if (network === 'own') line.push('--net');
-    line.push('sh', '-ec', CONTAINER_SCRIPT, 'sh', options.template, options.mountPoint);
-    line.push(options.name, String(options.user.uid));
-    for (const bind of options.binds) line.push(bind.readOnly ? 'ro' : 'rw', bind.from, bind.to);
-    for (const device of options.devices ?? []) line.push('dev', device, '-');
-    line.push('--', ...asUser(options.user, options.env), ...options.argv);
+    line.push(
+      ...(options.imageRootfs === undefined ? ownLine(options) : await ociLine(options.imageRootfs, options)),
+    );
     const process = await node.spawn({
       name: options.name,
       argv: line,
@@ -159,6 +176,11 @@ export class Container {
 
   /** SIGKILL to everything in it, as a crash or the OOM killer would do. Resolves when process 1 is gone. */
   async kill(): Promise<void> {
+    // A runtime that is killed first would leave its container behind.
+    if (this.#options.imageRootfs !== undefined) {
+      this.signal('SIGKILL');
+      await this.process.endsWithin(INIT_TIMEOUT_MS);
+    }
     await this.process.kill();
     const deadlineMs = Date.now() + INIT_TIMEOUT_MS;
     while ((await commandOf(this.initPid)) !== undefined && Date.now() < deadlineMs) await sleep(2);
@@ -191,6 +213,34 @@ export class Container {
       ...argv,
     ];
   }
+}
+
+/** The container made of the kernel's parts. */
+function ownLine(options: ContainerOptions): string[] {
+  const line = ['unshare', '--mount', '--propagation', 'private', '--uts', '--pid', '--fork', '--kill-child'];
+  if (options.network === 'own') line.push('--net');
+  line.push('sh', '-ec', CONTAINER_SCRIPT, 'sh', options.template, options.mountPoint);
+  line.push(options.name, String(options.user.uid));
+  for (const bind of options.binds) line.push(bind.readOnly ? 'ro' : 'rw', bind.from, bind.to);
+  for (const device of options.devices ?? []) line.push('dev', device, '-');
+  line.push('--', ...asUser(options.user, options.env), ...options.argv);
+  return line;
+}
+
+/** The container by an OCI runtime, from a bundle that is written here. */
+async function ociLine(imageRootfs: string, options: ContainerOptions): Promise<string[]> {
+  const { name, mountPoint, user, argv, env, binds, network } = options;
+  if (network === 'own') throw new Error(`container ${name}: an image runs in the network of its pod`);
+  const bundle = `${mountPoint}-bundle`;
+  await mkdir(bundle, { recursive: true });
+  const configuration = bundleConfiguration({
+    ...{ rootfs: `${mountPoint}/root`, user: user.uid, argv, environment: env },
+    mounts: binds.map(({ from, to, readOnly }) => ({ source: from, destination: to, writable: !readOnly })),
+  });
+  await writeFile(`${bundle}/config.json`, JSON.stringify(configuration));
+  const id = `nasmig-${randomBytes(6).toString('hex')}`;
+  const unshare = ['unshare', '--mount', '--propagation', 'private'];
+  return [...unshare, 'sh', '-ec', OCI_SCRIPT, 'sh', imageRootfs, mountPoint, bundle, id];
 }
 
 function asUser(user: ContainerOptions['user'], env: ContainerOptions['env']): string[] {

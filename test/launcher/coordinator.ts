@@ -16,7 +16,7 @@ import {
 } from '../../operator/certificates/x509.ts';
 import type { PodIdentity } from '../../operator/hub/authenticator.ts';
 import { type CoordinationView, Coordinator } from '../../operator/hub/coordinator.ts';
-import { Hub } from '../../operator/hub/hub.ts';
+import { Hub, type HubListener } from '../../operator/hub/hub.ts';
 
 /** The name in the hub's certificate; sidecars in the lab dial an address and are told this name. */
 export const HUB_SERVER_NAME = 'hub.lab';
@@ -60,6 +60,34 @@ export class CoordinationTimeoutError extends Error {
   }
 }
 
+/** HOLDING of one migration, kept back. */
+export class HeldGo {
+  /** Resolves when the source has said HOLDING. */
+  readonly holding: Promise<void>;
+  #tell = (): void => undefined;
+  #pass: (() => void) | undefined;
+  #released = false;
+
+  constructor() {
+    this.holding = new Promise((resolve) => {
+      this.#tell = resolve;
+    });
+  }
+
+  catchUp(pass: () => void): void {
+    this.#tell();
+    if (this.#released) pass();
+    else this.#pass = pass;
+  }
+
+  /** Lets the coordinator go on. */
+  release(): void {
+    this.#released = true;
+    this.#pass?.();
+    this.#pass = undefined;
+  }
+}
+
 export class LabCoordinator {
   /** What the hub refused and what the coordinator found odd. */
   readonly problems: string[] = [];
@@ -70,16 +98,21 @@ export class LabCoordinator {
   readonly #directory: string;
   readonly #authority: KeyAndCertificate;
   readonly #identities: Map<string, PodIdentity>;
+  readonly #armed: ReadonlySet<string>;
+  readonly #holds: Map<string, HeldGo>;
 
   private constructor(
     directory: string,
     authority: KeyAndCertificate,
     identities: Map<string, PodIdentity>,
+    heard: { readonly armed: ReadonlySet<string>; readonly holds: Map<string, HeldGo> },
     make: (problem: (text: string) => void) => { hub: Hub; coordinator: Coordinator },
   ) {
     this.#directory = directory;
     this.#authority = authority;
     this.#identities = identities;
+    this.#armed = heard.armed;
+    this.#holds = heard.holds;
     const { hub, coordinator } = make((text) => this.problems.push(text));
     this.#hub = hub;
     this.#coordinator = coordinator;
@@ -112,12 +145,24 @@ export class LabCoordinator {
       isRecorded: () => false,
       onProblem: (problem, session) => tell(`${session.identity.podName}: ${problem}`),
     });
+    const armed = new Set<string>();
+    const holds = new Map<string, HeldGo>();
+    const listener: HubListener = {
+      onSession: (session) => coordinator.onSession(session),
+      onMessage: (session, message) => {
+        if (message.type === 'armed') armed.add(`${message.migrationUid} ${message.role}`);
+        const hold = message.type === 'holding' ? holds.get(message.migrationUid) : undefined;
+        if (hold === undefined) coordinator.onMessage(session, message);
+        else hold.catchUp(() => coordinator.onMessage(session, message));
+      },
+      onSessionEnded: (session) => coordinator.onSessionEnded(session),
+    };
     const hub = await Hub.start({
       ...{
         host: '127.0.0.1',
         port: after?.port ?? 0,
         certificate,
-        listener: coordinator,
+        listener,
         release: '0.1.0',
         epoch,
       },
@@ -130,7 +175,7 @@ export class LabCoordinator {
       recorded: () => [],
       onRefused: (reason, detail) => tell(`refused (${reason}): ${detail}`),
     });
-    const made = new LabCoordinator(directory, authority, identities, (problem) => {
+    const made = new LabCoordinator(directory, authority, identities, { armed, holds }, (problem) => {
       tell = problem;
       return { hub, coordinator };
     });
@@ -182,6 +227,18 @@ export class LabCoordinator {
 
   view(migrationUid: string): CoordinationView | undefined {
     return this.#coordinator.view(migrationUid);
+  }
+
+  /** Both sides have said ARMED of this migration, whatever became of it since. */
+  bothArmed(migrationUid: string): boolean {
+    return this.#armed.has(`${migrationUid} source`) && this.#armed.has(`${migrationUid} target`);
+  }
+
+  /** From now on the source's HOLDING is kept from the coordinator: a slow one, that says GO only when it is released. */
+  holdGo(migrationUid: string): HeldGo {
+    const held = new HeldGo();
+    this.#holds.set(migrationUid, held);
+    return held;
   }
 
   isConnected(pod: CoordinatedPod): boolean {

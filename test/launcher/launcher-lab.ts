@@ -23,6 +23,8 @@ export interface PodOptions {
   readonly disks?: readonly PodDisk[];
   /** Directory of the node to be seen read-only as POD_PATHS.boot: kernel, initramfs, saved states. */
   readonly bootDirectory?: string;
+  /** See LauncherPodOptions. */
+  readonly publicLimitBytes?: number;
 }
 
 export class LauncherLab {
@@ -75,6 +77,7 @@ export class LauncherLab {
       template: await ensureRoot(options.suite ?? 'trixie'),
       disks: options.disks ?? [],
       ...(options.bootDirectory === undefined ? {} : { bootDirectory: options.bootDirectory }),
+      ...(options.publicLimitBytes === undefined ? {} : { publicLimitBytes: options.publicLimitBytes }),
     });
     this.#pods.push({ pod, place });
     return pod;

@@ -36,6 +36,8 @@ export const SOCKET_DIRECTORY = 'migrationproxy';
 const LIBVIRT_CONNECTION = 'qemu:///session';
 const LIBVIRT_READY_TIMEOUT_MS = 20_000;
 const VIRSH_TIMEOUT_MS = 30_000;
+/** Of a `public` volume with a limit; a pod needs a dozen. */
+const MOST_PUBLIC_FILES = 64;
 
 const QEMU_CONF = `stdio_handler = "file"
 security_driver = "none"
@@ -79,6 +81,8 @@ export interface LauncherPodOptions {
   readonly disks: readonly PodDisk[];
   /** Directory of the node with kernel and initrd. */
   readonly bootDirectory?: string;
+  /** Makes the `public` volume a file system of its own, of this size, so that it can be filled. */
+  readonly publicLimitBytes?: number;
 }
 
 export interface SidecarOptions {
@@ -122,6 +126,10 @@ export class LauncherPod {
     await makeDirectory(join(directory, 'root'), 0o755, 0);
     // An emptyDir with fsGroup 107, as the kubelet makes it.
     await makeDirectory(join(directory, 'public'), 0o2777, 0, QEMU_OWNER.gid);
+    if (options.publicLimitBytes !== undefined) {
+      const limits = `size=${options.publicLimitBytes},nr_inodes=${MOST_PUBLIC_FILES},mode=2777,gid=${QEMU_OWNER.gid}`;
+      await options.node.run(['mount', '-t', 'tmpfs', '-o', limits, 'public', join(directory, 'public')]);
+    }
     for (const name of ['libvirt', 'observer', 'home', 'home/.config', 'home/.config/libvirt']) {
       await makeDirectory(join(directory, name), 0o755, QEMU_OWNER.uid);
     }
@@ -166,6 +174,11 @@ export class LauncherPod {
       ),
     );
     return pod;
+  }
+
+  /** The pod's public volume as a process of the host sees it, also when it is a file system of its own. */
+  get publicDirectoryFromHost(): string {
+    return join(`/proc/${this.node.holderPid}/root`, this.publicDirectory);
   }
 
   /** Address of the node as the pod reaches it. */
@@ -220,6 +233,12 @@ export class LauncherPod {
   /** Starts a defined domain: from the beginning. */
   async startDomain(name: string): Promise<void> {
     await this.virsh(['start', name]);
+  }
+
+  /** Of the QEMU in this pod's image: `10.0.13`. */
+  async qemuVersion(): Promise<string> {
+    const said = await this.compute.run(['qemu-system-x86_64', '--version']);
+    return /version (\d+\.\d+\.\d+)/.exec(said)?.[1] ?? 'unknown';
   }
 
   /** State as libvirt tells it. */

@@ -10,11 +10,13 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { ensureGuestKernel } from '../lab/guest-image.ts';
 import { GuestObserver } from '../lab/guest-observer.ts';
 import { runCommand } from '../lab/run-command.ts';
+import { type LabCase, recordCase } from '../report/lab-report.ts';
 import type { Container } from './container.ts';
 import { GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
 import { HUB_PORT, LauncherLab } from './launcher-lab.ts';
 import { type LauncherPod, podDiskPath, SOCKET_DIRECTORY } from './launcher-pod.ts';
-import { LiveMigration, type MigrationFlags, type MigrationResult } from './live-migration.ts';
+import type { MigrationFlags, MigrationResult } from './live-migration.ts';
+import { RecordedMigration } from './recorded-migration.ts';
 import { RelayControl, type Relayed } from './relay-news.ts';
 import { socketName } from './virt-handler.ts';
 
@@ -35,7 +37,10 @@ interface Sidecar {
   readonly control: RelayControl;
 }
 let sidecars: Sidecar[] = [];
-let migrations: LiveMigration[] = [];
+let migrations: RecordedMigration[] = [];
+/** Link bytes of the plain migrations with that many channels, to which the others are compared. */
+const plainLinkBytes = new Map<number, number>();
+let qemuVersion = '';
 let sidecarsStarted = 0;
 
 beforeAll(async () => {
@@ -51,6 +56,7 @@ beforeAll(async () => {
   await home.defineDomain(guestDomain(GUEST));
   await home.startDomain(GUEST_DOMAIN);
   await observer.waitFor('become ready', (beacon) => beacon.ready, 120_000);
+  qemuVersion = await home.qemuVersion();
 }, 300_000);
 
 afterEach(async () => {
@@ -94,9 +100,8 @@ async function addSidecar(pod: LauncherPod): Promise<Sidecar> {
   return sidecar;
 }
 
-function migrationTo(target: LauncherPod, flags: MigrationFlags = {}): LiveMigration {
-  const sides = { source: lab.side(home), target: lab.side(target) };
-  const migration = new LiveMigration({ ...sides, domain: GUEST_DOMAIN, flags });
+function migrationTo(target: LauncherPod, flags: MigrationFlags = {}): RecordedMigration {
+  const migration = new RecordedMigration(lab, { source: home, target, domain: GUEST_DOMAIN, flags });
   migrations.push(migration);
   return migration;
 }
@@ -108,25 +113,50 @@ const streamInode = async (pod: LauncherPod, migrationUid: string) =>
 const originalInode = async (pod: LauncherPod, migrationUid: string) =>
   (await stat(join(pod.publicDirectory, SOCKET_DIRECTORY, `${socketName(migrationUid, 'stream')}.orig`))).ino;
 
-/** The guest has gone to `target`, goes on there, and finds nothing wrong; the old pod ends. */
-async function expectMoved(result: MigrationResult, target: LauncherPod): Promise<void> {
+/** What a test's migration is called in the lab's report. */
+interface Entry {
+  readonly name: string;
+  readonly migration: RecordedMigration;
+  readonly channels: number;
+  /** Why nothing is accelerated here: there is a relay, or nobody, in the path. */
+  readonly reason: string;
+}
+
+/** The guest has gone to `target`, goes on there with the same bytes, and finds nothing wrong; the old pod ends. */
+async function expectMoved(result: MigrationResult, target: LauncherPod, entry: Entry): Promise<void> {
   expect(result).toMatchObject({ succeeded: true, error: '' });
   expect(await home.domainState(GUEST_DOMAIN)).toBe('shut off');
   expect(await target.domainState(GUEST_DOMAIN)).toBe('running');
   await expectHealthy();
   expect(await socketsOf(home)).toEqual([]);
   expect(await socketsOf(target)).toEqual([]);
+  expect((await record(entry, 'plain')).identicalStreams).toBe(true);
   await home.stop();
   home = target;
 }
 
 /** The guest runs where it was, and finds nothing wrong; the pod that was to be its next ends. */
-async function expectStayed(result: MigrationResult, target: LauncherPod): Promise<void> {
+async function expectStayed(result: MigrationResult, target: LauncherPod, entry: Entry): Promise<void> {
   expect(result.succeeded).toBe(false);
   expect(await home.domainState(GUEST_DOMAIN)).toBe('running');
   expect(await target.domainState(GUEST_DOMAIN)).toBe('absent');
   await expectHealthy();
+  await record(entry, 'failed-safe');
   await target.stop();
+}
+
+/** Writes what the recorders saw into the lab's report. */
+async function record(entry: Entry, outcome: 'plain' | 'failed-safe'): Promise<LabCase> {
+  const { comparison, linkBytes } = await entry.migration.finish();
+  return recordCase({
+    name: `libvirt/${entry.name}`,
+    qemu: `${qemuVersion}->${qemuVersion}`,
+    ...{ expected: outcome, outcome, reason: entry.reason },
+    identicalStreams: outcome === 'plain' ? comparison.identical : null,
+    guestSelfCheck: observer.report().selfCheck,
+    linkBytes,
+    plainLinkBytes: plainLinkBytes.get(entry.channels) ?? linkBytes,
+  });
 }
 
 async function expectHealthy(): Promise<void> {
@@ -146,8 +176,13 @@ describe('libvirt between launcher pods', () => {
     await migration.prepareTarget();
     await migration.prepareSource();
     const result = await migration.perform();
-    await migration.finish();
-    await expectMoved(result, target);
+    plainLinkBytes.set(channels, (await migration.finish()).linkBytes);
+    await expectMoved(result, target, {
+      name: `plain-${channels}`,
+      migration,
+      channels: channels,
+      reason: 'no sidecar',
+    });
   });
 
   it('lets a sidecar reach the hub through its node', async () => {
@@ -211,7 +246,12 @@ describe('the interposer in a migration', () => {
     const result = await migration.perform();
     await migration.finish();
     expect(sidecars.flatMap(({ control }) => control.news)).toEqual([]);
-    await expectMoved(result, target);
+    await expectMoved(result, target, {
+      name: 'unannounced',
+      migration,
+      channels: 8,
+      reason: 'not announced',
+    });
   });
 
   it.each([8, 0])('passes every byte on through both sides, with %i channels', async (channels) => {
@@ -240,7 +280,12 @@ describe('the interposer in a migration', () => {
     expect(sent.reduce((sum, { forward }) => sum + forward.bytes, 0)).toBeGreaterThan(
       GUEST.randomMiB * 1024 * 1024,
     );
-    await expectMoved(result, target);
+    await expectMoved(result, target, {
+      name: `relay-${channels}`,
+      migration,
+      channels: channels,
+      reason: 'relayed byte for byte',
+    });
   });
 
   it.each(['source', 'target'] as const)('works on the %s alone', async (role) => {
@@ -254,7 +299,12 @@ describe('the interposer in a migration', () => {
     await migration.finish();
     await control.end(migration.migrationUid);
     expect(control.relayed(migration.migrationUid)).toHaveLength(9);
-    await expectMoved(result, target);
+    await expectMoved(result, target, {
+      name: `relay-${role}-alone`,
+      migration,
+      channels: 8,
+      reason: 'relayed byte for byte',
+    });
   });
 
   it('is out of the way once it is decided against', async () => {
@@ -269,7 +319,12 @@ describe('the interposer in a migration', () => {
     const result = await migration.perform();
     await migration.finish();
     expect(source.control.relayed(migration.migrationUid)).toEqual([]);
-    await expectMoved(result, target);
+    await expectMoved(result, target, {
+      name: 'decided-against',
+      migration,
+      channels: 8,
+      reason: 'decided against before the first connection',
+    });
   });
 
   it('takes the place again when virt-handler makes its sockets anew', async () => {
@@ -286,7 +341,12 @@ describe('the interposer in a migration', () => {
     await migration.finish();
     await source.control.end(migration.migrationUid);
     expect(source.control.relayed(migration.migrationUid)).toHaveLength(9);
-    await expectMoved(result, target);
+    await expectMoved(result, target, {
+      name: 'sockets-made-anew',
+      migration,
+      channels: 8,
+      reason: 'relayed byte for byte',
+    });
   });
 });
 
@@ -308,7 +368,7 @@ describe('what the interposer does not understand', () => {
     await source.control.end(migrationUid);
     await destination.control.end(migrationUid);
     expect(source.control.relayed(migrationUid)).toHaveLength(2);
-    await expectMoved(result, target);
+    await expectMoved(result, target, { name: 'post-copy', migration, channels: 0, reason: 'post-copy' });
   });
 
   it('passes multifd zstd on', async () => {
@@ -325,7 +385,12 @@ describe('what the interposer does not understand', () => {
     await source.control.end(migrationUid);
     await destination.control.end(migrationUid);
     expect(source.control.relayed(migrationUid)).toHaveLength(9);
-    await expectMoved(result, target);
+    await expectMoved(result, target, {
+      name: 'multifd-zstd',
+      migration,
+      channels: 8,
+      reason: 'multifd zstd',
+    });
   });
 });
 
@@ -347,7 +412,7 @@ describe('what goes wrong', () => {
     await destination.control.end(migration.migrationUid);
     expect(result.error).toContain('canceled by client');
     expect(await socketsOf(home)).toEqual([]);
-    await expectStayed(result, target);
+    await expectStayed(result, target, { name: 'cancelled', migration, channels: 8, reason: 'cancelled' });
 
     const next = await nextPod();
     const again = migrationTo(next);
@@ -358,7 +423,12 @@ describe('what goes wrong', () => {
     await again.finish();
     await source.control.end(again.migrationUid);
     expect(source.control.relayed(again.migrationUid)).toHaveLength(9);
-    await expectMoved(secondResult, next);
+    await expectMoved(secondResult, next, {
+      name: 'after-cancel',
+      migration: again,
+      channels: 8,
+      reason: 'relayed byte for byte',
+    });
   });
 
   it('stays plain after a sidecar was killed with the place taken, once another one has started', async () => {
@@ -377,7 +447,12 @@ describe('what goes wrong', () => {
     const result = await migration.perform();
     await migration.finish();
     expect(successor.control.relayed(migration.migrationUid)).toEqual([]);
-    await expectMoved(result, target);
+    await expectMoved(result, target, {
+      name: 'restarted-sidecar',
+      migration,
+      channels: 8,
+      reason: 'the successor gave the socket back',
+    });
   });
 
   it.each(['source', 'target'] as const)(
@@ -395,7 +470,12 @@ describe('what goes wrong', () => {
       await (role === 'source' ? source : destination).container.kill();
       const result = await performing;
       await migration.finish();
-      await expectStayed(result, target);
+      await expectStayed(result, target, {
+        name: `relay-${role}-killed`,
+        migration,
+        channels: 8,
+        reason: `the ${role} sidecar was killed`,
+      });
       await (role === 'source' ? addSidecar(home) : source.control.end(migration.migrationUid));
       expect(await socketsOf(home)).toEqual([]);
     },
@@ -414,7 +494,12 @@ describe('what goes wrong', () => {
     const result = await performing;
     await migration.finish();
     expect(await socketsOf(home)).toEqual([]);
-    await expectStayed(result, target);
+    await expectStayed(result, target, {
+      name: 'stopped-in-mid-stream',
+      migration,
+      channels: 8,
+      reason: 'the source sidecar was stopped',
+    });
   });
 });
 

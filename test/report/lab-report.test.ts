@@ -1,0 +1,53 @@
+import { describe, expect, it } from 'vitest';
+import { type LabCase, type LabReport, shortcomings } from './lab-report.ts';
+
+const sound: LabCase = {
+  ...{
+    name: 'parallel-8/warm/10.0',
+    qemu: '10.0.13->10.0.13',
+    expected: 'accelerated',
+    outcome: 'accelerated',
+  },
+  ...{ reason: '', identicalStreams: true, guestSelfCheck: 'ok', linkBytes: 1, plainLinkBytes: 10, ok: true },
+};
+
+const report = (changes: Partial<LabReport> = {}): LabReport => ({
+  cases: Array.from({ length: 40 }, () => sound),
+  faults: {
+    ...{ runs: 60, vmLost: 0, vmTwice: 0, wrongMemory: 0, stuck: 0, unexpected: 0 },
+    ...{ framedInFlight: 36, seed: 1 },
+  },
+  fuzz: { inputs: 1, crashes: 0, hangs: 0 },
+  ...changes,
+});
+
+describe('what is wrong with a lab report', () => {
+  it('is nothing when all is as the issue asks', () => {
+    expect(shortcomings(report())).toEqual([]);
+  });
+
+  it('is what is missing', () => {
+    const faults = { ...report().faults, runs: 59, framedInFlight: 35 };
+    const fuzz = { inputs: 0, crashes: 0, hangs: 0 };
+    expect(shortcomings(report({ cases: [sound], faults, fuzz }))).toEqual([
+      '1 cases, at least 40 wanted',
+      '59 fault runs, at least 60 wanted',
+      '35 of 59 faults hit framed batches, at least 60 % wanted',
+      'no fuzzing: run make fuzz',
+    ]);
+  });
+
+  it.each(['vmLost', 'vmTwice', 'wrongMemory', 'stuck', 'unexpected'] as const)('is one of %s', (name) => {
+    expect(shortcomings(report({ faults: { ...report().faults, [name]: 1 } }))).toEqual([
+      `faults: ${name} 1`,
+    ]);
+  });
+
+  it('is a case that did not end as expected, and a fuzzer that found something', () => {
+    const cases = [...report().cases.slice(1), { ...sound, outcome: 'plain', reason: 'NoGo', ok: false }];
+    expect(shortcomings(report({ cases, fuzz: { inputs: 9, crashes: 1, hangs: 0 } }))).toEqual([
+      'case parallel-8/warm/10.0: plain (NoGo), expected accelerated with the same bytes and a sound guest',
+      'fuzzing: 1 crashes, 0 hangs',
+    ]);
+  });
+});
