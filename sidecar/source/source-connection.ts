@@ -116,6 +116,8 @@ interface KeptBatch {
   readonly blocks: Uint32Array | undefined;
   readonly references: number;
   attempt: number;
+  /** Pages that had to be sent again. */
+  wrongPages: number;
 }
 
 type State = 'opening' | 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
@@ -705,6 +707,7 @@ export class SourceConnection implements PageSink {
       blocks: references > 0 ? plan.blocks.slice(0, batch.pageCount) : undefined,
       references,
       attempt: 0,
+      wrongPages: 0,
     });
     this.#sentBytes += batch.bytes.length;
     this.#outstandingBytes += batch.bytes.length;
@@ -911,7 +914,8 @@ export class SourceConnection implements PageSink {
       this.#outstandingBytes -= kept.batch.bytes.length;
       migration.delivered(kept.batch.bytes.length);
       migration.nasQueuedBytes -= kept.references * PAGE_BYTES;
-      if (kept.references > 0) migration.throttle.record(kept.attempt > 0, migration.options.now());
+      if (kept.references > 0)
+        migration.throttle.record(kept.references, kept.wrongPages, migration.options.now());
       migration.pool.give(kept.batch.bytes);
     }
     this.#creditLimit = Math.max(this.#creditLimit, frame.creditLimit);
@@ -947,6 +951,7 @@ export class SourceConnection implements PageSink {
     }
     // Nothing differs by digest although the tag does (a forged collision), or the second try failed: all of it.
     if (count === 0) for (count = 0; count < pageCount; count++) this.#differing[count] = count;
+    kept.wrongPages = Math.max(kept.wrongPages, count);
     const tag = (this.#sealer as TagSealer).seal(frame.number, frame.attempt, bytes, pageCount);
     const patch = (this.#patchEncoder as PatchEncoder).encode({
       number: frame.number,
