@@ -12,8 +12,16 @@ import { BufferPool } from './buffer-pool.ts';
 import { BlockIndex } from './index/block-index.ts';
 import { PageHasher, randomSeed } from './index/page-hash.ts';
 import { FrameReader } from './link/frame-reader.ts';
-import { FRAME_ACK, FRAME_END_ACK, FRAME_HEADER_BYTES, PING_INTERVAL_MS } from './link/frame-types.ts';
-import { abortFrame, helloFrame } from './link/frame-writer.ts';
+import {
+  ABORT_PROTOCOL,
+  FRAME_ABORT,
+  FRAME_ACK,
+  FRAME_END_ACK,
+  FRAME_HEADER_BYTES,
+  MAX_OPEN_GROWS,
+  PING_INTERVAL_MS,
+} from './link/frame-types.ts';
+import { abortFrame, growFrame, helloFrame } from './link/frame-writer.ts';
 import { encodeSourceHello, migrationIdFromUid, randomHello } from './link/hello.ts';
 import { deriveProofKey } from './link/link-keys.ts';
 import type { ReadDone } from './nas/volume.ts';
@@ -652,6 +660,45 @@ describe('memory', () => {
       expect(await within(1000, () => limits[ordinal] !== undefined)).toBe(true);
     }
     expect(limits.reduce((sum, limit) => sum + limit, 0)).toBeLessThanOrEqual(96 * MIB);
+  });
+
+  it.each([
+    ['for a volume that is not in the list', 1, 9],
+    ['beyond those that may be unanswered', 40, 0],
+  ])('a source that sends GROWs %s is closed on', async (_what, count, number) => {
+    const volume = new MemoryVolume('root', randomBytes(64 * PAGE_BYTES));
+    volume.delayMs = 3000;
+    const { sessionKey, at, target } = await rig({ volumes: [volume] });
+    const link = connect({ path: at('target.sock'), allowHalfOpen: true });
+    atEnd(() => link.destroy());
+    link.on('error', () => {});
+    let greeted = false;
+    let aborted: number | undefined;
+    const reader = new FrameReader<'source'>(
+      {
+        onFrame: (frame) => {
+          if (frame.type === FRAME_ACK) greeted = true;
+          if (frame.type === FRAME_ABORT) aborted = frame.code;
+        },
+      },
+      'source',
+    );
+    link.on('data', (bytes: Buffer) => reader.push(bytes));
+    const hello = {
+      ordinal: 0,
+      mode: 'framed' as const,
+      random: randomHello(),
+      migrationId: migrationIdFromUid(UID),
+      volumes: [{ name: 'root', sizeBytes: volume.sizeBytes }],
+    };
+    for (const part of helloFrame(encodeSourceHello(hello, deriveProofKey(sessionKey)))) link.write(part);
+    expect(await within(1000, () => greeted)).toBe(true);
+    for (let i = 0; i < count; i++) {
+      link.write(growFrame({ volume: number, firstBlock: i, blockCount: 1, seed: { hi: 1, lo: 2 } }));
+    }
+    expect(await within(1000, () => aborted !== undefined)).toBe(true);
+    expect(aborted).toBe(ABORT_PROTOCOL);
+    expect(target.openGrows).toBeLessThanOrEqual(MAX_OPEN_GROWS);
   });
 
   it('the inherited index has no block that the NAS has otherwise', async () => {

@@ -24,7 +24,7 @@ export function readInPlace(accepted: Socket, onBytes: (bytes: Buffer) => void):
   const handle = holder._handle;
   const movable = handle !== undefined && handle !== null && !accepted.destroyed && !accepted.readableEnded;
   // Bytes that stay behind would be lost.
-  if (!movable || accepted.readableLength > 0) {
+  if (!movable || accepted.readableLength > 0 || accepted.writableLength > 0) {
     accepted.on('data', onBytes);
     accepted.pause();
     return accepted;

@@ -101,6 +101,8 @@ export interface PipelineOptions {
   readonly timeoutMs?: number;
   /** The source asks the target for what lies around its hits. */
   readonly growing?: boolean;
+  /** What an admin allows on the link; 0 for no limit. */
+  readonly linkBytesPerSecond?: number;
 }
 
 export interface PipelineOutcome {
@@ -150,7 +152,7 @@ export async function runPipeline(options: PipelineOptions): Promise<PipelineOut
     ...(options.growing === true ? { grower, remoteHashes } : {}),
     pageHasher: options.pageHasher,
     downtimeLimitMs: 300,
-    linkBytesPerSecond: 0,
+    linkBytesPerSecond: options.linkBytesPerSecond ?? 0,
     paceEnabled: options.pace ?? false,
     zstd: options.zstd ?? true,
     dial: () => dialUnix(at('target.sock'), 1000),

@@ -78,7 +78,7 @@ export const GROW_BYTES = 16;
 export const GROWN_FIXED_BYTES = 8;
 /** Blocks of one GROW: 1 MiB of a volume. */
 export const MAX_GROW_BLOCKS = 256;
-/** GROWs of one connection that were not answered yet; what the target reads for them is bounded by it. */
+/** GROWs of a migration that were not answered yet; what the target reads for them is bounded by it. */
 export const MAX_OPEN_GROWS = 32;
 /** Longest positions field of a PATCH: a gap below 512 is at most two varint bytes. */
 export const MAX_POSITION_BYTES_PER_PAGE = 2;

@@ -351,10 +351,13 @@ export class BlockReader {
     }
   }
 
-  /** The read that was paid for goes, if it is still wanted. All waited because of the budget, not because of the NAS. */
+  /** The read that was paid for goes, if it is still wanted. What has no read outstanding waited for the budget, not for the NAS. */
   #afterWaiting(job: Job): void {
     this.#waiting = false;
-    for (const open of this.#open) open.timer.refresh();
+    for (const open of this.#open) {
+      const outstanding = open.nextRead - (open.plan.readBlock.length - open.readsLeft);
+      if (outstanding === 0) open.timer.refresh();
+    }
     if (!job.settled) this.#issue(job, job.nextRead++, this.#free.pop() as number);
     this.#pump();
   }

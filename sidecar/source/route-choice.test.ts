@@ -11,6 +11,9 @@ function play(options: {
   /** MB/s, from when on in ms. */
   readonly link?: (nowMs: number, route: Route) => number;
   readonly linkIdle?: (nowMs: number) => boolean;
+  readonly indexAwaited?: (nowMs: number) => boolean;
+  /** Nothing is delivered, and nothing observed, at these times. */
+  readonly stalled?: (nowMs: number) => boolean;
   readonly mayTry?: (nowMs: number) => boolean;
 }) {
   const choice = new RouteChoice();
@@ -18,6 +21,7 @@ function play(options: {
   const changes: [number, Route][] = [];
   let deliveredBytes = 1;
   for (let nowMs = 0; nowMs < options.seconds * 1000; nowMs += 20) {
+    if (nowMs > 0 && options.stalled?.(nowMs) === true) continue;
     const rate = choice.route === 'references' ? options.references : options.literals;
     deliveredBytes += (rate * MB) / 50;
     ways[choice.route] += 20;
@@ -26,6 +30,7 @@ function play(options: {
       deliveredBytes,
       busyLinkBytesPerSecond: (options.link?.(nowMs, choice.route) ?? 0) * MB,
       linkIdle: options.linkIdle?.(nowMs) ?? true,
+      indexAwaited: options.indexAwaited?.(nowMs) ?? false,
       mayTry: options.mayTry?.(nowMs) ?? true,
     });
     if (changed !== undefined) changes.push([nowMs, changed]);
@@ -55,6 +60,31 @@ describe('RouteChoice', () => {
     const linkIdle = (nowMs: number) => nowMs % 900 > 100;
     const { ways } = play({ references: 30, literals: 400, seconds: 20, linkIdle });
     expect(ways.literals).toBe(0);
+  });
+
+  it('takes a wait for the index for no slowness of references', () => {
+    const { ways } = play({
+      references: 150,
+      literals: 25,
+      seconds: 12,
+      link: (nowMs, route) => (route === 'literals' || nowMs > 3500 ? 25 : 0),
+      stalled: (nowMs) => nowMs < 3000,
+      indexAwaited: (nowMs) => nowMs <= 3000,
+    });
+    expect(ways.literals).toBeLessThanOrEqual(200);
+  });
+
+  it('leaves literals as soon as the link shows that references were faster', () => {
+    const { changes } = play({
+      references: 80,
+      literals: 400,
+      seconds: 9,
+      link: (nowMs) => (nowMs > 4000 ? 25 : 0),
+    });
+    expect(changes).toEqual([
+      [2300, 'literals'],
+      [4020, 'references'],
+    ]);
   });
 
   it('ends a trial as soon as the link turns out to be the slower way', () => {

@@ -11,13 +11,15 @@ export interface RouteEvidence {
   readonly deliveredBytes: number;
   /** What the link carries in link bytes a second, while something always waited for it; 0 while it was never that busy. */
   readonly busyLinkBytesPerSecond: number;
+  /** A batch waits for the index to grow: what is delivered meanwhile says nothing of references. */
+  readonly indexAwaited: boolean;
   /** Nothing waits for the link now. */
   readonly linkIdle: boolean;
   /** False where a trial would be pointless or harmful: little is left, or QEMU may decide. */
   readonly mayTry: boolean;
 }
 
-/** The index grows meanwhile, and the first batches wait for it. */
+/** Nothing is concluded from so long at first, and after a batch waited for the index. */
 const SETTLE_MS = 1500;
 /** Stretches of references and of literals take turns: what is compared is the rate of several. */
 const RATE_MS = 2000;
@@ -44,6 +46,7 @@ export class RouteChoice {
   #trial: { readonly sinceMs: number; readonly rateBefore: number } | undefined;
   #decideAtMs: number | undefined;
   #linkBusyAtMs = Number.NEGATIVE_INFINITY;
+  #bestOfReferences = 0;
 
   get route(): Route {
     return this.#route;
@@ -60,14 +63,20 @@ export class RouteChoice {
     this.#decideAtMs ??= nowMs + SETTLE_MS;
     if (!evidence.linkIdle) this.#linkBusyAtMs = nowMs;
     if (this.#trial !== undefined) return this.#endTrial(this.#trial, evidence);
-    if (nowMs < this.#decideAtMs) return undefined;
+    const link = evidence.busyLinkBytesPerSecond;
+    if (this.#route === 'references' && evidence.indexAwaited) {
+      this.#samples = [];
+      this.#decideAtMs = Math.max(this.#decideAtMs, nowMs + SETTLE_MS);
+    }
+    const linkIsSlower = this.#route === 'literals' && link > 0 && link < this.#bestOfReferences;
+    if (nowMs < this.#decideAtMs && !linkIsSlower) return undefined;
     if (this.#route === 'literals') {
       this.#route = 'references';
       this.#decideAtMs = nowMs + SETTLE_MS;
       return 'references';
     }
     const rate = this.#rate(RATE_MS, nowMs);
-    const link = evidence.busyLinkBytesPerSecond;
+    this.#bestOfReferences = Math.max(this.#bestOfReferences, rate);
     if (!evidence.mayTry || nowMs < this.#linkBusyAtMs + IDLE_MS) return undefined;
     if (link > 0 && link < rate * WORTH_TRYING) return undefined;
     this.#trial = { sinceMs: nowMs, rateBefore: rate };

@@ -359,6 +359,7 @@ export class SourceConnection implements PageSink {
   /** From here on a socket's bytes are copied as they come, so one buffer serves for all reads. */
   #readInPlace(): void {
     const accepted = this.#qemu;
+    this.#qemuPaused = true;
     if (this.#qemuEnded || accepted.destroyed) return;
     accepted.removeAllListeners('data');
     for (const bytes of bufferedIn(accepted)) {
@@ -619,6 +620,7 @@ export class SourceConnection implements PageSink {
     const grown = grower.caughtUp();
     if (grown === undefined) return;
     waiting.ready = false;
+    this.#migration.indexWaits += 1;
     waiting.timer = setTimeout(() => {
       this.#migration.indexTooSlow();
       this.#stopWaiting();
@@ -632,8 +634,10 @@ export class SourceConnection implements PageSink {
   }
 
   #makeReady(waiting: WaitingBatch): void {
+    if (waiting.ready) return;
     clearTimeout(waiting.timer);
     waiting.ready = true;
+    this.#migration.indexWaits -= 1;
   }
 
   /** Nothing waits for the index any more: QEMU may decide from now on, or the index is too slow. */
@@ -965,6 +969,8 @@ export class SourceConnection implements PageSink {
     migration.counters.resentBatches += 1;
     migration.counters.resentPages += count;
     migration.counters.linkBytes += patch.frameBytes;
+    // It goes at once, for a batch waits for it; the batches after it pay.
+    migration.linkLimit.take(patch.frameBytes, migration.options.now());
     this.#writeLink([...patch.parts, this.#pingAfter(patch.frameBytes)]);
   }
 

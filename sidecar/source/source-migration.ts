@@ -132,6 +132,8 @@ export class SourceMigration {
   };
   /** Stream bytes sent and not acknowledged, over all connections. */
   windowBytes = 0;
+  /** Batches that wait for the index to grow. */
+  indexWaits = 0;
   nasQueuedBytes = 0;
   nasBytesPerSecond = 0;
   /** Set when the target could not read the NAS in time: no references for the rest of this migration. */
@@ -284,12 +286,21 @@ export class SourceMigration {
     this.#chooseRoute();
   }
 
+  /** What the link is known to carry: what was seen of it, and what the operator allows at most; 0 when neither is known. */
+  get #knownLinkBytesPerSecond(): number {
+    const known = [this.linkRate.busyBytesPerSecond, this.options.linkBytesPerSecond].filter(
+      (rate) => rate > 0,
+    );
+    return known.length === 0 ? 0 : Math.min(...known);
+  }
+
   #chooseRoute(): void {
     const { pace, linkRate, deliveryRate } = this;
     const changed = this.routes.observe({
       nowMs: this.options.now(),
       deliveredBytes: this.#deliveredBytes,
-      busyLinkBytesPerSecond: linkRate.busyBytesPerSecond,
+      busyLinkBytesPerSecond: this.#knownLinkBytesPerSecond,
+      indexAwaited: this.indexWaits > 0,
       linkIdle: linkRate.idle,
       mayTry:
         pace.phase === 'first-pass' &&

@@ -113,7 +113,6 @@ export class TargetConnection {
   #readerVolumes: number[] = [];
   /** By position in the agreed list; 0 for a volume that cannot be read here. */
   #volumeBytes: readonly number[] = [];
-  #openGrows = 0;
   #growHasher: PageHasher | undefined;
 
   /** Batches in order, from the first that QEMU did not get. */
@@ -339,9 +338,12 @@ export class TargetConnection {
       this.#prove(rebuild, decoded.tag);
       return;
     }
-    void this.#migration.extents
+    this.#migration.extents
       .readBlocks(this.#runs(decoded), buffer.subarray(0, decoded.reconstructedBytes))
-      .then((outcome) => this.#guard(() => this.#onBlocksRead(rebuild, outcome)));
+      .then(
+        (outcome) => this.#guard(() => this.#onBlocksRead(rebuild, outcome)),
+        (error: Error) => this.fail(error),
+      );
   }
 
   #runs(decoded: DecodedBatch): BlockRun[] {
@@ -378,24 +380,31 @@ export class TargetConnection {
   #onGrow({ volume, firstBlock, blockCount, seed }: GrowFrame): void {
     const volumeBytes = this.#volumeBytes[volume];
     if (volumeBytes === undefined) throw new LinkBadFrameError('GROW', `there is no volume ${volume}`);
-    if (this.#openGrows >= MAX_OPEN_GROWS)
-      throw new LinkBadFrameError('GROW', `${this.#openGrows} are unanswered, that is the limit`);
+    const migration = this.#migration;
+    if (migration.openGrows >= MAX_OPEN_GROWS)
+      throw new LinkBadFrameError('GROW', `${migration.openGrows} are unanswered, that is the limit`);
     if ((firstBlock + blockCount) * PAGE_BYTES > volumeBytes) {
       // Also the answer for a volume that cannot be read here.
       for (const part of grownFrame({ volume, firstBlock, hashes: NO_BYTES })) this.#write(part);
       return;
     }
-    this.#openGrows += 1;
+    migration.openGrows += 1;
     const position = this.#readerVolumes[volume] as number;
-    void this.#migration.extents.fetch(position, firstBlock, blockCount).then((bytes) =>
-      this.#guard(() => {
-        this.#openGrows -= 1;
-        if (this.#isClosed()) return;
-        const hashes = bytes === undefined ? NO_BYTES : this.#hashBlocks(bytes, seed);
-        this.#migration.counters.grownBlocks += hashes.length / 8;
-        for (const part of grownFrame({ volume, firstBlock, hashes })) this.#write(part);
-      }),
-    );
+    migration.extents
+      .fetch(position, firstBlock, blockCount)
+      .finally(() => {
+        migration.openGrows -= 1;
+      })
+      .then(
+        (bytes) =>
+          this.#guard(() => {
+            if (this.#isClosed()) return;
+            const hashes = bytes === undefined ? NO_BYTES : this.#hashBlocks(bytes, seed);
+            migration.counters.grownBlocks += hashes.length / 8;
+            for (const part of grownFrame({ volume, firstBlock, hashes })) this.#write(part);
+          }),
+        (error: Error) => this.fail(error),
+      );
   }
 
   #hashBlocks(bytes: Buffer, seed: HashSeed): Buffer {

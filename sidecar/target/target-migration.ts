@@ -68,6 +68,8 @@ export class TargetMigration {
     resends: 0,
     batches: 0,
   };
+  /** GROWs of all connections that were not answered: an honest source sends them on one. */
+  openGrows = 0;
   /** What first broke a connection that was relayed raw: no failure of ours, QEMU sees what it would see without us. */
   relayFailure: Error | undefined;
   /** Why a connection that asked for frames is relayed raw. */
