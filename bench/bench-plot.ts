@@ -86,6 +86,7 @@ export function benchPlot(records: readonly BenchRecord[]): string {
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y + BOTTOM}" font-family="sans-serif" font-size="12">`,
+    '<title>Link bytes and total time by guest, rates and method</title>',
     `<rect width="100%" height="100%" fill="#ffffff"/>`,
     ...legend,
     ...heads,
