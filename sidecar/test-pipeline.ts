@@ -57,7 +57,6 @@ export class MemoryVolume implements BlockVolume {
   }
 }
 
-/** An index of all blocks of the volumes. */
 /** The index of every block of the volumes, or of one in `oneIn`. */
 export function indexOf(
   volumes: readonly MemoryVolume[],

@@ -359,7 +359,6 @@ export class SourceConnection implements PageSink {
   /** From here on a socket's bytes are copied as they come, so one buffer serves for all reads. */
   #readInPlace(): void {
     const accepted = this.#qemu;
-    this.#qemuPaused = true;
     if (this.#qemuEnded || accepted.destroyed) return;
     accepted.removeAllListeners('data');
     for (const bytes of bufferedIn(accepted)) {
@@ -367,10 +366,11 @@ export class SourceConnection implements PageSink {
       this.#collect(bytes, true);
     }
     this.#qemu = readInPlace(accepted, (bytes) => this.#guard(() => this.#onQemuBytes(bytes)));
+    // Also where it stays the accepted one: what was buffered may have let it go on.
+    this.#qemuPaused = true;
     if (this.#qemu === accepted) return;
     accepted.off('end', this.#ended).off('error', this.#broke).off('close', this.#gone);
     this.#listenForEnd(this.#qemu);
-    this.#qemuPaused = true;
   }
 
   #goRaw(link: Socket): void {
