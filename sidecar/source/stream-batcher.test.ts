@@ -18,7 +18,7 @@ function feed(batcher: StreamBatcher, bytes: Uint8Array, batchBytes = BULK_BATCH
 
 describe('StreamBatcher', () => {
   it('keeps a page of which only the beginning is here for the next batch', () => {
-    const batcher = new StreamBatcher(new AssemblyPool(2));
+    const batcher = new StreamBatcher(new AssemblyPool(4 * BULK_BATCH_BYTES));
     batcher.announce(8, 1);
     feed(batcher, Buffer.alloc(100, 1));
     const first = batcher.cut();
@@ -33,7 +33,7 @@ describe('StreamBatcher', () => {
   });
 
   it('cuts inside a page only after forgetPages', () => {
-    const batcher = new StreamBatcher(new AssemblyPool(2));
+    const batcher = new StreamBatcher(new AssemblyPool(4 * BULK_BATCH_BYTES));
     batcher.announce(0, 1);
     feed(batcher, Buffer.alloc(10));
     expect(batcher.cut()).toBeUndefined();
@@ -42,7 +42,7 @@ describe('StreamBatcher', () => {
   });
 
   it('does not change a batch that was cut when more bytes come', () => {
-    const pool = new AssemblyPool(2);
+    const pool = new AssemblyPool(4 * BULK_BATCH_BYTES);
     const batcher = new StreamBatcher(pool);
     feed(batcher, Buffer.alloc(700_000, 1));
     const batch = batcher.cut();
@@ -60,7 +60,7 @@ describe('StreamBatcher', () => {
           const total = layout.reduce((sum, run) => sum + run.gap + run.pages * PAGE_BYTES, 0);
           const stream = Buffer.alloc(total);
           for (let i = 0; i < total; i += 1) stream[i] = (i * 31) >>> 3;
-          const pool = new AssemblyPool(4);
+          const pool = new AssemblyPool(8 * BULK_BATCH_BYTES);
           const batcher = new StreamBatcher(pool);
           const batches: StreamBatch[] = [];
           let announcedTo = 0;

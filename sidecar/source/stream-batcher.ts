@@ -23,16 +23,16 @@ export interface StreamBatch {
   readonly pageCount: number;
 }
 
-const MAX_FREE_COPY_BYTES = 16 * 1024 * 1024;
-
 /** Memory of batches that acknowledged ones gave back. Shared by the connections of one migration. */
 export class AssemblyPool {
   readonly #free: Uint8Array[] = [];
   readonly #maxFree: number;
-  readonly #copies = new BufferPool(MAX_FREE_COPY_BYTES);
+  readonly #copies: BufferPool;
 
-  constructor(maxFree: number) {
-    this.#maxFree = maxFree;
+  /** @param maxBytes kept of whole assemblies, and as much of copies: what may be out at once, so that all of it comes back. */
+  constructor(maxBytes: number) {
+    this.#maxFree = Math.floor(maxBytes / ASSEMBLY_BYTES);
+    this.#copies = new BufferPool(maxBytes);
   }
 
   take(): Uint8Array {

@@ -3,7 +3,7 @@
 
 import type { Socket } from 'node:net';
 import { BufferPool } from '../buffer-pool.ts';
-import { OtherConnectionError } from '../connection-errors.ts';
+import { CrowdedOutError, OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import { EXTENT_BLOCKS } from '../index/index-grower.ts';
 import type { PageHasher } from '../index/page-hash.ts';
@@ -18,7 +18,6 @@ import { TargetConnection } from './target-connection.ts';
 const MEMORY_BUDGET_BYTES = 48 * 1024 * 1024;
 /** What was read for the source's index, until batches refer to it. */
 const EXTENT_CACHE_BYTES = 48 * 1024 * 1024;
-const MAX_FREE_BYTES = 16 * 1024 * 1024;
 const MOST_PER_CONNECTION_BYTES = 24 * 1024 * 1024;
 /** Before a connection has delivered as much as this, QEMU may still be opening others. */
 const OPENING_BYTES = 4 * 1024 * 1024;
@@ -57,7 +56,7 @@ export interface TargetCounters {
 export class TargetMigration {
   readonly options: TargetMigrationOptions;
   /** Batches are rebuilt in these; their number is bounded by credit. */
-  readonly buffers = new BufferPool(MAX_FREE_BYTES);
+  readonly buffers = new BufferPool(MEMORY_BUDGET_BYTES);
   readonly extents: ExtentCache;
   readonly counters: TargetCounters = {
     streamBytes: 0,
@@ -79,6 +78,7 @@ export class TargetMigration {
   #strangerError: Error | undefined;
   readonly #connections = new Set<TargetConnection>();
   readonly #ordinals = new Set<number>();
+  #provenConnections = 0;
   #accepted = 0;
 
   constructor(options: TargetMigrationOptions) {
@@ -92,7 +92,12 @@ export class TargetMigration {
 
   /** What a stranger did is a failure only as long as nobody else came: it must not end a migration that runs. */
   get failure(): Error | undefined {
-    return this.#failure ?? (this.#ordinals.size === 0 ? this.#strangerError : undefined);
+    return this.#failure ?? (this.hasBegun ? undefined : this.#strangerError);
+  }
+
+  /** Somebody came who proved himself, or whose bytes QEMU got as they were. */
+  get hasBegun(): boolean {
+    return this.#ordinals.size > 0 || this.counters.streamBytes > 0;
   }
 
   /** Connections open now. */
@@ -106,9 +111,12 @@ export class TargetMigration {
 
   /** Takes over a connection that came in on the place of QEMU's socket (with half-open allowed). */
   accept(link: Socket): void {
-    if (this.#failure !== undefined || this.#connections.size >= MAX_CONNECTIONS) {
-      if (this.#failure === undefined)
-        this.options.log('connection refused: too many', { limit: MAX_CONNECTIONS });
+    if (this.#failure !== undefined) {
+      link.destroy();
+      return;
+    }
+    if (!this.#makeRoom()) {
+      this.options.log('connection refused: too many', { limit: MAX_CONNECTIONS });
       link.destroy();
       return;
     }
@@ -116,10 +124,25 @@ export class TargetMigration {
     this.#connections.add(new TargetConnection(this, link));
   }
 
+  /**
+   * Connections that have proved themselves have room of their own. The others share theirs: the oldest of which nothing is known
+   * goes, because an honest one says its HELLO at once. False when QEMU has all of them.
+   */
+  #makeRoom(): boolean {
+    const unproven = [...this.#connections].filter(({ isProven }) => !isProven);
+    if (unproven.length < MAX_CONNECTIONS) return true;
+    const oldest = unproven.find(({ isUnknown }) => isUnknown);
+    oldest?.fail(new CrowdedOutError(MAX_CONNECTIONS));
+    return oldest !== undefined;
+  }
+
   /** A verified HELLO came. Each ordinal has keys of its own, so one that comes twice would use a nonce twice. */
   greet(ordinal: number): void {
     if (this.#ordinals.has(ordinal)) throw new LinkBadHelloError(`connection ${ordinal} was opened already`);
+    if (this.#provenConnections === MAX_CONNECTIONS)
+      throw new LinkBadHelloError(`${MAX_CONNECTIONS} connections are open already`);
     this.#ordinals.add(ordinal);
+    this.#provenConnections += 1;
   }
 
   /**
@@ -127,7 +150,7 @@ export class TargetMigration {
    * the budget only when, by what it has delivered, it is plain how many there are.
    */
   connectionWindowBytes(deliveredBytes: number): number {
-    const share = Math.floor(MEMORY_BUDGET_BYTES / Math.max(1, this.#connections.size));
+    const share = Math.floor(MEMORY_BUDGET_BYTES / Math.max(1, this.#provenConnections));
     const most = deliveredBytes < OPENING_BYTES ? OPENING_BYTES : MOST_PER_CONNECTION_BYTES;
     return Math.min(most, share);
   }
@@ -142,10 +165,10 @@ export class TargetMigration {
     this.options.log('relayed connection broke', { error: error.message });
   }
 
-  /** @param isProven whether its HELLO showed that it belongs to this migration. */
-  closed(connection: TargetConnection, error: Error | undefined, isProven: boolean): void {
+  closed(connection: TargetConnection, error: Error | undefined): void {
     this.#connections.delete(connection);
-    if (error !== undefined && !isProven && this.#failure === undefined) {
+    if (connection.isProven) this.#provenConnections -= 1;
+    if (error !== undefined && !connection.isProven && this.#failure === undefined) {
       this.#strangerError ??= error;
       this.options.log('connection closed that did not prove itself', { error: error.message });
       return;

@@ -1,4 +1,4 @@
-// `make demo`: live-migrates a running VM twice, plainly and NAS-aware, between two nodes of the lab, and prints the two
+// `make demo-lab`: live-migrates a running VM twice, plainly and NAS-aware, between two nodes of the lab, and prints the two
 // side by side. Writes build/demo.json.
 
 import { mkdirSync, writeFileSync } from 'node:fs';

@@ -6,7 +6,13 @@ import { join } from 'node:path';
 import { CACHE_DIR, ensureBuilt, recipeDigest } from './build-cache.ts';
 import { runCommand } from './run-command.ts';
 
-export type GoProgram = 'recorder' | 'migration-proxy' | 'guest-init' | 'nfs-write-counter' | 'frame-relay';
+export type GoProgram =
+  | 'recorder'
+  | 'migration-proxy'
+  | 'guest-init'
+  | 'guest-data-disk'
+  | 'nfs-write-counter'
+  | 'frame-relay';
 
 const MODULE_DIRECTORY = join(import.meta.dirname, 'go');
 /** Where go.dev's archives install, which is often not on PATH. */

@@ -6,7 +6,7 @@ import { copyFile, mkdir, readdir, readFile, rm, truncate, writeFile } from 'nod
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { CACHE_DIR, ensureBuilt, recipeDigest } from './build-cache.ts';
-import { buildGoProgram } from './go-programs.ts';
+import { buildGoProgram, type GoProgram } from './go-programs.ts';
 import { buildInitramfs, type InitramfsEntry } from './initramfs.ts';
 import { ensureMmdebstrap } from './roots.ts';
 import { runCommand } from './run-command.ts';
@@ -51,18 +51,30 @@ export interface GuestDisk {
   digest: string;
 }
 
+/** What only some guests need. */
+export interface GuestExtras {
+  /** Loaded after the usual modules. */
+  readonly modules?: readonly string[];
+  /** The guest has a second disk, and reads all of it into its page cache. */
+  readonly dataDisk?: boolean;
+}
+
 /** Builds kernel and initramfs when they are missing. Needs Go. */
-export async function ensureGuestKernel(cacheDir: string = CACHE_DIR): Promise<GuestKernel> {
+export async function ensureGuestKernel(
+  cacheDir: string = CACHE_DIR,
+  extras: GuestExtras = {},
+): Promise<GuestKernel> {
   const guests = join(cacheDir, 'guests');
-  const kernelDigest = recipeDigest([1, SUITE, KERNEL_PACKAGE, MODULES]);
-  const kernel = await ensureBuilt(join(guests, `kernel-${kernelDigest}`), buildKernelDirectory);
-  const init = await readFile(await buildGoProgram('guest-init'));
-  const digest = recipeDigest([2, kernelDigest, init.toString('base64')]);
+  const modules = [...MODULES, ...(extras.modules ?? [])];
+  const kernelDigest = recipeDigest([1, SUITE, KERNEL_PACKAGE, modules]);
+  const kernel = await ensureBuilt(join(guests, `kernel-${kernelDigest}`), (directory) =>
+    buildKernelDirectory(directory, modules),
+  );
+  const programs = await guestPrograms(extras);
+  const contents = programs.map(({ content }) => content?.toString('base64'));
+  const digest = recipeDigest([2, kernelDigest, ...contents]);
   const initrdPath = await ensureBuilt(join(guests, `initramfs-${digest}.cpio`), async (path) => {
-    const entries: InitramfsEntry[] = [
-      { path: 'init', mode: 0o755, content: init },
-      { path: 'modules', mode: 0o755, content: null },
-    ];
+    const entries: InitramfsEntry[] = [...programs, { path: 'modules', mode: 0o755, content: null }];
     for (const name of await readdir(join(kernel, 'modules'))) {
       const content = await readFile(join(kernel, 'modules', name));
       entries.push({ path: `modules/${name}`, mode: 0o644, content });
@@ -70,6 +82,16 @@ export async function ensureGuestKernel(cacheDir: string = CACHE_DIR): Promise<G
     await writeFile(path, buildInitramfs(entries));
   });
   return { kernelPath: join(kernel, 'vmlinuz'), initrdPath, digest };
+}
+
+async function guestPrograms(extras: GuestExtras): Promise<InitramfsEntry[]> {
+  const program = async (path: string, name: GoProgram): Promise<InitramfsEntry> => ({
+    path,
+    mode: 0o755,
+    content: await readFile(await buildGoProgram(name)),
+  });
+  if (extras.dataDisk !== true) return [await program('init', 'guest-init')];
+  return [await program('init', 'guest-data-disk'), await program('guest-init', 'guest-init')];
 }
 
 /** Builds the disk image when it is missing (about two minutes and 1.1 GB). It is a template: never write to it. */
@@ -105,7 +127,7 @@ async function makeDiskImage(tree: string, image: string): Promise<void> {
 }
 
 /** Lays `vmlinuz` and `modules/NN-name.ko`, decompressed, into `directory`. */
-async function buildKernelDirectory(directory: string): Promise<void> {
+async function buildKernelDirectory(directory: string, modules: readonly string[]): Promise<void> {
   await ensureMmdebstrap();
   const tree = `${directory}.tree`;
   try {
@@ -121,7 +143,7 @@ async function buildKernelDirectory(directory: string): Promise<void> {
     await copyFile(join(tree, 'boot', image), join(directory, 'vmlinuz'));
     const modulesTree = join(tree, 'usr/lib/modules');
     const files = await readdir(modulesTree, { recursive: true });
-    for (const [index, name] of MODULES.entries()) {
+    for (const [index, name] of modules.entries()) {
       const file = files.find((candidate) => candidate.endsWith(`/${name}.ko.xz`));
       if (file === undefined)
         throw new Error(`${KERNEL_PACKAGE} has no module ${name}; it may be built in by now`);

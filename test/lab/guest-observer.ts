@@ -93,6 +93,12 @@ export class GuestObserver {
     this.#longestGap = null;
   }
 
+  /** Another guest begins, with counters of its own. */
+  forget(): void {
+    this.#last = null;
+    this.mark();
+  }
+
   /** What was heard since `mark()`, the time since the last beacon counted as a gap too. */
   report(): GuestReport {
     const verified = (this.last?.verifiedSlices ?? 0) - this.#marked.verified;

@@ -10,7 +10,7 @@ import {
 function direction(bytes: number, digest: string, timeline: [number, number][] = []): RecordedDirection {
   return {
     bytes,
-    sha256: digest.repeat(64),
+    digest: digest.repeat(64),
     hashedBytes: bytes,
     ended: true,
     firstMs: null,
@@ -60,7 +60,7 @@ test('one wrong byte, one missing byte, a missing and an additional connection a
     report(connection('main', null, direction(1000, 'f'), direction(50, 'b'))),
   );
   expect(wrong.identical).toBe(false);
-  expect(wrong.differences[0]).toMatch(/^main: 1000 bytes, SHA-256 a{64} written, f{64} received$/);
+  expect(wrong.differences[0]).toMatch(/^main: 1000 bytes, digest a{64} written, f{64} received$/);
 
   const short = compareStreams(report(main), report(connection('main', null, direction(999, 'a'))));
   expect(short.differences).toEqual(['main: 1000 bytes written, 999 received']);

@@ -61,8 +61,8 @@ function directionDifference(written: RecordedDirection, received: RecordedDirec
       return `only ${side.hashedBytes} of ${side.bytes} bytes were hashed when the report was written`;
   }
   if (written.bytes !== received.bytes) return `${written.bytes} bytes written, ${received.bytes} received`;
-  if (written.sha256 !== received.sha256)
-    return `${written.bytes} bytes, SHA-256 ${written.sha256} written, ${received.sha256} received`;
+  if (written.digest !== received.digest)
+    return `${written.bytes} bytes, digest ${written.digest} written, ${received.digest} received`;
   return null;
 }
 

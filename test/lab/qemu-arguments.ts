@@ -105,7 +105,8 @@ function startArguments(start: QemuStart): string[] {
         readsFiles(start.savedBy) ? `file:${start.path}` : `exec:cat '${start.path}'`,
       ];
     case 'incoming':
-      return ['-incoming', 'defer'];
+      // On a machine that is a VM itself, memory touched for the first time may cost seconds a GiB: not the migration's.
+      return ['-mem-prealloc', '-incoming', 'defer'];
   }
 }
 

@@ -34,6 +34,8 @@ it.each([
     expect(zeroPages + referencePages + literalPages).toBeGreaterThanOrEqual(
       FOUND_SHARE * (normalPages + zeroPagesOfQemu),
     );
+    // On a machine so busy that the NAS is late there are no references from then on: nothing that a version of QEMU could be judged by.
+    if (measured.referencesOff !== null) return;
     // What the NAS has was known; on a busy machine some of it is sent all the same, because the NAS is the slower pipe.
     expect(referencePages).toBeGreaterThan(measured.memory.pagesOnDisk / 10);
     expect(referencePages + declinedPages).toBeGreaterThan(measured.memory.pagesOnDisk / 2);

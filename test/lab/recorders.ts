@@ -1,18 +1,24 @@
 // The two recorders of a migration: the Go program on the source QEMU's socket and on the target QEMU's, and the
 // report that each leaves. They are processes of their own, apart from everything under test, and run for plain too.
 
+import { createCipheriv, createHash, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { buildGoProgram } from './go-programs.ts';
 import { type LabNode, QEMU_OWNER } from './node.ts';
 import type { NodeProcess } from './node-process.ts';
 
+/** Of this run's recorders: nothing under test knows it. */
+const KEY = randomBytes(16);
+const SEGMENT_BYTES = 64 * 1024;
+
 const READY_TIMEOUT_MS = 10_000;
 const SNAPSHOT_TIMEOUT_MS = 5_000;
 
 const directionSchema = z.object({
   bytes: z.number().int().nonnegative(),
-  sha256: z.string().length(64),
+  /** See recorderDigest. */
+  digest: z.string().length(64),
   /** Bytes that the hash covers: fewer than `bytes` only while they pass. */
   hashedBytes: z.number().int().nonnegative(),
   ended: z.boolean(),
@@ -70,6 +76,7 @@ export class Recorder {
       argv: [
         await buildGoProgram('recorder'),
         ...['--listen', options.listen, '--dial', options.dial, '--report', options.reportPath],
+        ...['--key', KEY.toString('hex')],
         ...['--owner', `${QEMU_OWNER.uid}:${QEMU_OWNER.gid}`],
       ],
     });
@@ -94,6 +101,23 @@ export class Recorder {
     await this.process.stop();
     return readReport(this.reportPath);
   }
+}
+
+/**
+ * What a recorder with this 16-byte key reports as digest of a direction that carried `bytes`, in hexadecimal:
+ * SHA-256 over the AES-128-GMAC of each 64 KiB, its number the nonce.
+ */
+export function recorderDigest(bytes: Uint8Array, key: Uint8Array): string {
+  const tags = createHash('sha256');
+  const nonce = Buffer.alloc(12);
+  for (let start = 0; start < bytes.length; start += SEGMENT_BYTES) {
+    nonce.writeUInt32BE(start / SEGMENT_BYTES, 8);
+    const mac = createCipheriv('aes-128-gcm', key, nonce);
+    mac.setAAD(bytes.subarray(start, start + SEGMENT_BYTES));
+    mac.final();
+    tags.update(mac.getAuthTag());
+  }
+  return tags.digest('hex');
 }
 
 /** Reads and checks a report file. */

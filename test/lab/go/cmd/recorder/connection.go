@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/cipher"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -39,10 +40,10 @@ type connection struct {
 	back    direction // return path
 }
 
-func newConnection(bucket time.Duration) *connection {
+func newConnection(bucket time.Duration, mac cipher.AEAD) *connection {
 	c := &connection{openedAt: time.Now()}
-	c.forward.init(bucket)
-	c.back.init(bucket)
+	c.forward.init(bucket, newStreamDigest(mac))
+	c.back.init(bucket, newStreamDigest(mac))
 	return c
 }
 

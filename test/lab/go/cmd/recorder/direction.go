@@ -3,9 +3,7 @@
 package main
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
-	"hash"
 	"sync"
 	"time"
 )
@@ -33,13 +31,13 @@ type direction struct {
 	ended     bool
 
 	hashMutex   sync.Mutex
-	digest      hash.Hash
+	digest      *streamDigest
 	hashedBytes int64
 }
 
-func (d *direction) init(bucket time.Duration) {
+func (d *direction) init(bucket time.Duration, digest *streamDigest) {
 	d.bucket = bucket
-	d.digest = sha256.New()
+	d.digest = digest
 }
 
 // passed records bytes at the moment the next hop has accepted them.
@@ -76,7 +74,7 @@ func (d *direction) passed(bytes []byte) {
 
 func (d *direction) hash(bytes []byte) {
 	d.hashMutex.Lock()
-	d.digest.Write(bytes)
+	d.digest.write(bytes)
 	d.hashedBytes += int64(len(bytes))
 	d.hashMutex.Unlock()
 }
@@ -97,12 +95,15 @@ func (d *direction) firstBytes() []byte {
 func (d *direction) sum() (hexDigest string, bytes int64) {
 	d.hashMutex.Lock()
 	defer d.hashMutex.Unlock()
-	return hex.EncodeToString(d.digest.Sum(nil)), d.hashedBytes
+	sum := d.digest.sum()
+	return hex.EncodeToString(sum[:]), d.hashedBytes
 }
 
 // settled is true when the hash covers every byte that passed.
 func (d *direction) settled() bool {
-	_, hashedBytes := d.sum()
+	d.hashMutex.Lock()
+	hashedBytes := d.hashedBytes
+	d.hashMutex.Unlock()
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
 	return hashedBytes == d.bytes

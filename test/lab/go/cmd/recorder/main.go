@@ -1,15 +1,17 @@
 // Command recorder stands on a unix socket of QEMU's migration and relays every connection, unchanged, to the
-// next socket of the path. Per connection and direction it counts and hashes (SHA-256) what passed, and keeps a
+// next socket of the path. Per connection and direction it counts and hashes (digest.go) what passed, and keeps a
 // timeline of bytes by wall-clock time, so that the lab can prove that the destination QEMU received what the source
 // QEMU wrote, and can say how much of it passed after the VM had stopped. It knows nothing of the system under test.
 //
-//	recorder --listen PATH --dial PATH --report FILE [--timeline-ms 10]
+//	recorder --listen PATH --dial PATH --report FILE --key HEX [--timeline-ms 10]
 //
 // The report (JSON, see report.go) is written whenever the last open connection has ended, on SIGUSR1, and on
 // SIGTERM, which also ends the program. One line `{"listening": PATH}` on standard output says that it is ready.
 package main
 
 import (
+	"crypto/cipher"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -35,6 +37,7 @@ type options struct {
 	listenPath, dialPath, reportPath string
 	owner                            string
 	timelineBucket                   time.Duration
+	mac                              cipher.AEAD
 }
 
 func main() {
@@ -47,19 +50,28 @@ func main() {
 func parseOptions() (options, error) {
 	var o options
 	var timelineMs int
+	var key string
 	flag.StringVar(&o.listenPath, "listen", "", "unix socket to listen on")
 	flag.StringVar(&o.dialPath, "dial", "", "unix socket to relay each connection to")
 	flag.StringVar(&o.reportPath, "report", "", "file to write the JSON report to")
 	flag.StringVar(&o.owner, "owner", "", "uid:gid to give the listening socket to, e.g. 107:107")
+	flag.StringVar(&key, "key", "", "key of the digests, 32 hexadecimal digits, the same for the two recorders of a migration")
 	flag.IntVar(&timelineMs, "timeline-ms", 10, "width of a bucket of the timeline in ms")
 	flag.Parse()
 	if o.listenPath == "" || o.dialPath == "" || o.reportPath == "" || flag.NArg() > 0 {
-		return o, errors.New("usage: recorder --listen PATH --dial PATH --report FILE [--timeline-ms 10] [--owner UID:GID]")
+		return o, errors.New("usage: recorder --listen PATH --dial PATH --report FILE --key HEX [--timeline-ms 10] [--owner UID:GID]")
 	}
 	if timelineMs < 1 || timelineMs > 60_000 {
 		return o, fmt.Errorf("--timeline-ms %d: want 1 to 60000", timelineMs)
 	}
 	o.timelineBucket = time.Duration(timelineMs) * time.Millisecond
+	secret, err := hex.DecodeString(key)
+	if err != nil || len(secret) != keyBytes {
+		return o, fmt.Errorf("--key %q: want %d hexadecimal digits", key, 2*keyBytes)
+	}
+	if o.mac, err = newMac(secret); err != nil {
+		return o, err
+	}
 	return o, nil
 }
 
@@ -146,7 +158,7 @@ func (r *recorder) acceptLoop(listener *net.UnixListener) {
 			}
 			return
 		}
-		c := newConnection(r.options.timelineBucket)
+		c := newConnection(r.options.timelineBucket, r.options.mac)
 		r.mutex.Lock()
 		c.ordinal = len(r.connections)
 		r.connections = append(r.connections, c)

@@ -9,7 +9,7 @@ import (
 )
 
 // BenchmarkRelay is the rate of one direction of one connection, hashing included, between two ends that do nothing
-// else. recorder.lab.test.ts runs it and holds it to a floor.
+// else: `go test -run ^$ -bench Relay ./cmd/recorder`.
 func BenchmarkRelay(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "out.sock")
 	farListener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -23,8 +23,12 @@ func BenchmarkRelay(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer nearListener.Close()
+	mac, err := newMac(make([]byte, keyBytes))
+	if err != nil {
+		b.Fatal(err)
+	}
 	r := &recorder{
-		options: options{dialPath: path, reportPath: filepath.Join(b.TempDir(), "report.json"), timelineBucket: 10 * time.Millisecond},
+		options: options{dialPath: path, reportPath: filepath.Join(b.TempDir(), "report.json"), timelineBucket: 10 * time.Millisecond, mac: mac},
 	}
 	go r.acceptLoop(nearListener)
 

@@ -29,7 +29,7 @@ type connectionReport struct {
 
 type directionReport struct {
 	Bytes       int64      `json:"bytes"`
-	SHA256      string     `json:"sha256"`
+	Digest      string     `json:"digest"` // hexadecimal, see digest.go
 	HashedBytes int64      `json:"hashedBytes"`
 	Ended       bool       `json:"ended"`
 	FirstMs     *int64     `json:"firstMs"`
@@ -91,7 +91,7 @@ func (d *direction) report() directionReport {
 	}
 	return directionReport{
 		Bytes:       d.bytes,
-		SHA256:      digest,
+		Digest:      digest,
 		HashedBytes: hashedBytes,
 		Ended:       d.ended,
 		FirstMs:     milliseconds(d.firstAt),
