@@ -34,8 +34,11 @@ export const HELLO_TIMEOUT_MS = 5000;
 /** Either side sends a WebSocket ping this often; three unanswered ones end the connection. */
 export const HEARTBEAT_INTERVAL_MS = 10_000;
 
-/** KubeVirt's default `maxDowntimeMs`, used when a migration's configuration does not say. */
-export const DEFAULT_DOWNTIME_LIMIT_MS = 900;
+/**
+ * QEMU's own downtime limit, which is in force until KubeVirt sets another one: a lower `maxDowntimeMs` at the beginning, a higher one only
+ * when a later pass has stalled (feature gate MigrationStallDetection).
+ */
+export const DEFAULT_DOWNTIME_LIMIT_MS = 300;
 
 /** The source sends `progress` at most this often; more is dropped by the sender. */
 export const PROGRESS_INTERVAL_MS = 1000;

@@ -4,7 +4,7 @@
 // See docs/control-protocol.md.
 import { z } from 'zod';
 import { MAX_RESUMED_MIGRATIONS, MAX_TEXT_LENGTH, MAX_VOLUMES, SESSION_KEY_BYTES } from './limits.ts';
-import { type Reason, reasons } from './reasons.ts';
+import { knownReason } from './reasons.ts';
 
 /** A count of bytes, pages or milliseconds: exact in a double, never negative. */
 const count = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
@@ -18,7 +18,12 @@ const volumeName = z
   .max(63)
   .regex(/^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/);
 const text = z.string().max(MAX_TEXT_LENGTH);
-const reason = z.enum(reasons) satisfies z.ZodType<Reason>;
+/** A later release may have more reasons; what it has to say must not be refused for that. */
+const reason = z
+  .string()
+  .max(64)
+  .regex(/^[A-Z][A-Za-z]*$/)
+  .transform(knownReason);
 const releaseVersion = z.string().min(1).max(64);
 /** Increases with every change of leader; an order with a lower epoch than the highest seen is refused. */
 const epoch = count;
@@ -221,7 +226,7 @@ export const armSchema = z.object({
   ...migration,
   mode: armModeSchema,
   sessionKey,
-  /** KubeVirt's maxDowntimeMs for this migration; paces the source near the end. */
+  /** QEMU's downtime limit in the first pass; paces the source near its end. */
   downtimeLimitMs: z.number().int().min(1).max(2_000_000),
   /** By pod volume name; those that the sidecar cannot read are left out by HELLO on the link. */
   volumes: z.array(volumeName).min(1).max(MAX_VOLUMES),

@@ -55,6 +55,11 @@ const texts = {
     meaning: 'a virt-launcher pod of the VM has no sidecar',
     nextStep: 'create a NasMigrationPolicy that selects the VM, and migrate or restart the VM once',
   },
+  PodNetworkBridged: {
+    meaning:
+      "the VM's interface is bridged to the pod network, which leaves its pod no address to reach the operator from",
+    nextStep: 'bind the pod network by masquerade, and restart the VM, if it should be accelerated',
+  },
   HubUnreachable: {
     meaning: 'the sidecar of a virt-launcher pod is not connected to the operator',
     nextStep: "check the sidecar's log and that its namespace may reach the hub Service (NetworkPolicy)",
@@ -81,12 +86,13 @@ const texts = {
     nextStep: "read the failed attempts' status and the operator's Degraded condition, and report it",
   },
   NotLeader: {
-    meaning: 'this operator replica lost its leadership before the migration was armed',
-    nextStep: 'nothing to do: the new leader takes over',
+    meaning:
+      "the operator replica lost its leadership while the source held QEMU's first connection for its GO",
+    nextStep: 'nothing to do: the new leader arms the next migration',
   },
   OperatorStopping: {
-    meaning: 'the operator stopped before it could say GO',
-    nextStep: 'nothing to do: a new session is made when it is back',
+    meaning: "the operator stopped while the source held QEMU's first connection for its GO",
+    nextStep: 'nothing to do: the next leader arms the next migration',
   },
   NoNasPermit: {
     meaning: 'the budget of concurrent reads of the NFS server is used up by other migrations',
@@ -123,8 +129,8 @@ const texts = {
     nextStep: 'see the reason of the other side',
   },
   PeerNotConnected: {
-    meaning: "the other side's sidecar was not connected to the operator",
-    nextStep: "check the other virt-launcher pod's sidecar",
+    meaning: "no GO came within 2 s, because the target's sidecar was not connected to the operator",
+    nextStep: "check the log of the target pod's sidecar and its way to the hub",
   },
   LinkVersion: {
     meaning: 'the two sidecars have no link protocol version in common',
@@ -146,10 +152,6 @@ const texts = {
     meaning: 'the stream is not one that the page finder knows',
     nextStep: 'report it with the QEMU version',
   },
-  MemoryLimit: {
-    meaning: 'the sidecar is near its memory limit',
-    nextStep: "raise the sidecar's memory in the NasMigrationPolicy",
-  },
   NasTooSlow: {
     meaning: 'reads from the NAS missed their deadline, so that the volume is off for this migration',
     nextStep: 'check the NAS and the storage network',
@@ -159,12 +161,17 @@ const texts = {
     nextStep: 'nothing to do',
   },
   SidecarRestarted: {
-    meaning: 'the sidecar restarted while it was armed',
-    nextStep: "read the previous container's log",
+    meaning: 'a sidecar restarted in mid-migration, and the connections through it were lost',
+    nextStep:
+      "read the previous container's log; when it was out of memory, raise the sidecar's memory in the policy",
   },
   InternalError: {
     meaning: 'an error inside the sidecar',
     nextStep: "report it with the message and the sidecar's log",
+  },
+  ReasonOfLaterRelease: {
+    meaning: 'a reason that only a later release knows',
+    nextStep: "read the sidecar's log, and upgrade what is older",
   },
 } as const satisfies Record<string, ReasonText>;
 
@@ -173,6 +180,11 @@ export type Reason = keyof typeof texts;
 
 /** All constants, in the order of the documentation. */
 export const reasons = Object.keys(texts) as [Reason, ...Reason[]];
+
+/** What a reason is called here that came from another release: itself, when this release knows it. */
+export function knownReason(reason: string): Reason {
+  return Object.hasOwn(texts, reason) ? (reason as Reason) : 'ReasonOfLaterRelease';
+}
 
 /** The sentence for a condition message: what is the case, the detail if there is one, and the next step. */
 export function describeReason(reason: Reason, detail?: string): string {

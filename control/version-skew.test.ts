@@ -178,8 +178,32 @@ describe('a hub of this release', () => {
   it('refuses by name what it cannot know', () => {
     for (const message of [
       { ...FIRST_SIDECAR.armed, type: 'of-next-year' },
-      { ...FIRST_SIDECAR.raw, reason: 'OfNextYear' },
+      { ...FIRST_SIDECAR.raw, reason: 'no constant' },
+      { ...FIRST_SIDECAR.raw, reason: 'A'.repeat(65) },
     ])
       expect(() => decodeSidecarMessage(text(message))).toThrow(ControlMessageError);
+  });
+
+  it('takes what a later release has to say for a reason that it does not know', () => {
+    const volumes = [{ ...FIRST_SIDECAR.result.volumes[0], offReason: 'OfNextYear' }];
+    const migrations = [{ ...MIGRATION, role: 'source', phase: 'raw', reason: 'OfNextYear' }];
+    const known = 'ReasonOfLaterRelease';
+    expect(decodeSidecarMessage(text({ ...FIRST_SIDECAR.raw, reason: 'OfNextYear' }))).toEqual({
+      ...FIRST_SIDECAR.raw,
+      reason: known,
+    });
+    expect(
+      decodeSidecarMessage(text({ ...FIRST_SIDECAR.result, reason: 'OfNextYear', volumes })),
+    ).toMatchObject({ reason: known, volumes: [{ offReason: known }] });
+    expect(decodeSidecarMessage(text({ ...FIRST_SIDECAR.hello, migrations }))).toMatchObject({
+      migrations: [{ reason: known }],
+    });
+    expect(decodeHubMessage(text({ ...FIRST_HUB.disarm, reason: 'OfNextYear' }))).toMatchObject({
+      reason: known,
+    });
+    // A name that every object has is no reason.
+    expect(decodeHubMessage(text({ ...FIRST_HUB.disarm, reason: 'Constructor' }))).toMatchObject({
+      reason: known,
+    });
   });
 });

@@ -4,6 +4,7 @@
 import {
   ABORT_DESTINATION_QEMU_GONE,
   ABORT_OTHER_CONNECTION,
+  ABORT_PROOF,
   ABORT_PROTOCOL,
   ABORT_RETURN_PATH_STUCK,
   ABORT_SHUTDOWN,
@@ -113,6 +114,18 @@ export class PeerNotReadingError extends LinkError {
       `The other sidecar does not read the link: ${heldBytes} bytes wait for it`,
       'See the log of the other sidecar and the state of the migration network.',
       ABORT_SILENT,
+    );
+  }
+}
+
+/** Too many connections were open that had not proved themselves; this was the oldest that had said nothing. */
+export class CrowdedOutError extends LinkError {
+  readonly code = 'NASMIG_CROWDED_OUT';
+  constructor(limit: number) {
+    super(
+      `${limit} connections were open without a proven HELLO; this was the oldest of them`,
+      "Look for who else connects to the target's migration port.",
+      ABORT_PROOF,
     );
   }
 }

@@ -13,7 +13,8 @@ export class DialError extends Error {
   }
 }
 
-function tryOnce(path: string): Promise<Socket> {
+/** One try; half-open is allowed: the end of one direction does not end the other. */
+export function connectUnix(path: string): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connect({ path, allowHalfOpen: true });
     socket.once('connect', () => {
@@ -29,7 +30,7 @@ export async function dialUnix(path: string, waitMs: number): Promise<Socket> {
   const until = performance.now() + waitMs;
   for (;;) {
     try {
-      return await tryOnce(path);
+      return await connectUnix(path);
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
       const mayCome = code === 'ECONNREFUSED' || code === 'ENOENT' || code === 'EAGAIN';

@@ -19,7 +19,7 @@ import { helloFrame, pingFrame } from './link/frame-writer.ts';
 import { encodeSourceHello, migrationIdFromUid, randomHello } from './link/hello.ts';
 import { deriveProofKey } from './link/link-keys.ts';
 import { MainStream } from './stream/test-streams.ts';
-import { indexOf } from './test-pipeline.ts';
+import { indexOf, type MemoryVolume } from './test-pipeline.ts';
 import {
   atEnd,
   cleanUp,
@@ -62,12 +62,37 @@ async function flood(socket: Socket, bytes: Buffer, most: number, until: () => b
   return written;
 }
 
-function sourceHello(sessionKey: Uint8Array): Buffer {
+function sourceHello(sessionKey: Uint8Array, ordinal = 0): Buffer {
   const body = encodeSourceHello(
-    { ordinal: 0, mode: 'framed', random: randomHello(), migrationId: migrationIdFromUid(UID), volumes: [] },
+    { ordinal, mode: 'framed', random: randomHello(), migrationId: migrationIdFromUid(UID), volumes: [] },
     deriveProofKey(sessionKey),
   );
   return Buffer.concat(helloFrame(body));
+}
+
+/** A source that has sent its first batches to a target that the test plays. */
+async function scripted(
+  volume: MemoryVolume,
+  main: Uint8Array,
+): Promise<{ running: Rig; link: Socket; origin: Socket }> {
+  const links: Socket[] = [];
+  const running = await rig({
+    volumes: [volume],
+    onLink: (socket) => {
+      links.push(socket);
+      new ScriptedTarget(
+        socket,
+        () => running.sessionKey,
+        () => {},
+      );
+    },
+  });
+  const origin = await running.qemu();
+  void feed(origin, main.subarray(0, 30_000));
+  expect(await within(5000, () => running.source.counters.batches > 0)).toBe(true);
+  const [link] = links;
+  if (link === undefined) throw new Error('nobody dialed the target');
+  return { running, link, origin };
 }
 
 describe('strangers at the target while a migration runs', () => {
@@ -106,18 +131,58 @@ describe('strangers at the target while a migration runs', () => {
     return running;
   }
 
-  it('a flood of connections is refused above the limit', async () => {
+  it('a flood of connections costs the migration nothing: above the limit the oldest of them are closed', async () => {
     const { log } = await undisturbed(async (running) => {
       const before = bufferBytes();
+      const window = running.target.connectionWindowBytes(0);
       const sockets: Socket[] = [];
       for (let i = 0; i < MAX_CONNECTIONS + 40; i++) sockets.push(await stranger(running));
       for (const socket of sockets) socket.resume();
-      expect(
-        await within(5000, () => sockets.some((socket) => socket.destroyed || socket.readableEnded)),
-      ).toBe(true);
-      expect(running.target.connections).toBeLessThanOrEqual(MAX_CONNECTIONS);
+      const isOver = (socket: Socket) => socket.destroyed || socket.readableEnded;
+      expect(await within(5000, () => sockets.filter(isOver).length === 40)).toBe(true);
+      expect(sockets.slice(0, 40).every(isOver)).toBe(true);
+      // The migration's own, and theirs.
+      expect(running.target.connections).toBe(1 + MAX_CONNECTIONS);
+      expect(running.target.connectionWindowBytes(0)).toBe(window);
       // Half-open ones hold no batch.
       expect(bufferBytes() - before).toBeLessThan(32 * MIB);
+    });
+    expect(
+      log.filter((line) => line.startsWith('connection closed that did not prove itself')),
+    ).not.toHaveLength(0);
+  });
+
+  it('a flood that was there first does not keep the migration out', async () => {
+    const { volume, streams } = guest({ channels: 2, pages: 400, seed: 52 });
+    const received: Buffer[][] = [];
+    const running = await rig({
+      volumes: [volume],
+      onQemu: (socket, ordinal) => {
+        const one: Buffer[] = [];
+        received[ordinal] = one;
+        socket.on('data', (bytes: Buffer) => one.push(bytes)).resume();
+      },
+    });
+    for (let i = 0; i < MAX_CONNECTIONS; i++) (await stranger(running)).resume();
+    expect(await within(5000, () => running.target.connections === MAX_CONNECTIONS)).toBe(true);
+    for (const bytes of streams) void feed(await running.qemu(), bytes);
+    const isComplete = () => streams.every((bytes, at) => Buffer.concat(received[at] ?? []).equals(bytes));
+    expect(await within(8000, isComplete)).toBe(true);
+    expect(running.source.failure ?? running.target.failure).toBeUndefined();
+    expect(running.source.counters.batches).toBeGreaterThan(0);
+  });
+
+  it('a flood of connections that QEMU gets as they are is refused above the limit', async () => {
+    const { log } = await undisturbed(async (running) => {
+      for (let i = 0; i < MAX_CONNECTIONS; i++) (await stranger(running)).resume().write('x');
+      expect(await within(5000, () => running.target.connections === 1 + MAX_CONNECTIONS)).toBe(true);
+      const reached = () =>
+        running.log.filter((line) => line.startsWith('connection without HELLO relayed raw')).length;
+      expect(await within(5000, () => reached() === MAX_CONNECTIONS)).toBe(true);
+      await sleep(50);
+      const last = await stranger(running);
+      last.resume();
+      expect(await within(5000, () => last.destroyed || last.readableEnded)).toBe(true);
     });
     expect(log.some((line) => line.startsWith('connection refused: too many'))).toBe(true);
   });
@@ -180,6 +245,29 @@ describe('strangers at the target while a migration runs', () => {
   });
 });
 
+describe('a source that opens more connections than a migration may have', () => {
+  it('gets no further one', async () => {
+    const { volume } = guest({ channels: 0, pages: 50 });
+    const running = await rig({ volumes: [volume] });
+    const greet = async (ordinal: number): Promise<Socket> => {
+      const socket = await stranger(running);
+      socket.resume();
+      socket.write(sourceHello(running.sessionKey, ordinal));
+      return socket;
+    };
+    for (let ordinal = 0; ordinal < MAX_CONNECTIONS; ordinal++) await greet(ordinal);
+    expect(await within(5000, () => running.target.connections === MAX_CONNECTIONS)).toBe(true);
+    await sleep(100);
+    const last = await greet(MAX_CONNECTIONS);
+    expect(await within(5000, () => last.destroyed || last.readableEnded)).toBe(true);
+    expect(running.target.connections).toBe(MAX_CONNECTIONS);
+    expect(running.target.failure).toBeUndefined();
+    expect(running.log.some((line) => line.includes(`${MAX_CONNECTIONS} connections are open already`))).toBe(
+      true,
+    );
+  });
+});
+
 describe('a peer that never reads', () => {
   const pings = Buffer.concat(Array.from({ length: 4096 }, (_, i) => pingFrame(i)));
   /** Every answer is a write of its own; with what Node keeps for each this is below the stated 256 MiB by far. */
@@ -200,24 +288,10 @@ describe('a peer that never reads', () => {
 
   it('is closed by the source', async () => {
     const { volume, migration } = guest({ channels: 0, pages: 50 });
-    let link: Socket | undefined;
-    const running = await rig({
-      volumes: [volume],
-      onLink: (socket) => {
-        link = socket;
-        new ScriptedTarget(
-          socket,
-          () => running.sessionKey,
-          () => {},
-        );
-      },
-    });
-    const origin = await running.qemu();
-    void feed(origin, migration.main.subarray(0, 30_000));
-    expect(await within(5000, () => running.source.counters.batches > 0)).toBe(true);
-    link?.pause();
+    const { running, link } = await scripted(volume, migration.main);
+    link.pause();
     const residentBefore = process.memoryUsage().rss;
-    await flood(link as Socket, pings, 64 * MIB, () => running.source.failure !== undefined);
+    await flood(link, pings, 64 * MIB, () => running.source.failure !== undefined);
     expect(await within(5000, () => codeOf(running.source.failure) === 'NASMIG_PEER_NOT_READING')).toBe(true);
     expect(process.memoryUsage().rss - residentBefore).toBeLessThan(MOST_RESIDENT_BYTES);
   });
@@ -259,22 +333,8 @@ describe('announcements that no frame may have', () => {
       header(2, 0, 100),
       header(200, 0, 0),
     ]) {
-      let link: Socket | undefined;
-      const running = await rig({
-        volumes: [volume],
-        onLink: (socket) => {
-          link = socket;
-          new ScriptedTarget(
-            socket,
-            () => running.sessionKey,
-            () => {},
-          );
-        },
-      });
-      const origin = await running.qemu();
-      void feed(origin, migration.main.subarray(0, 30_000));
-      expect(await within(5000, () => running.source.counters.batches > 0)).toBe(true);
-      link?.write(bytes);
+      const { running, link, origin } = await scripted(volume, migration.main);
+      link.write(bytes);
       expect(await within(3000, () => running.source.failure !== undefined)).toBe(true);
       expect(CODES).toContain(codeOf(running.source.failure));
       // The source QEMU is cut off: its migration fails, and the VM goes on there.

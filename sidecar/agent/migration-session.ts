@@ -195,7 +195,7 @@ export class MigrationSession {
     // A held socket may break before anybody else listens to it.
     held.socket.on('error', (error) => this.#log('connection broke', { error: error.message }));
     this.#connections += 1;
-    if (this.#connections === 1) this.#begin();
+    if (this.#look === undefined) this.#begin();
     this.#idleSinceMs = undefined;
     if (this.#way === 'framed') {
       this.#pipeline?.accept(held.socket);
@@ -336,6 +336,11 @@ export class MigrationSession {
     this.#look = setInterval(() => this.#onLook(), LOOK_MS);
   }
 
+  #stopLooking(): void {
+    clearInterval(this.#look);
+    this.#look = undefined;
+  }
+
   #onLook(): void {
     const nowMs = performance.now();
     const snapshot = this.#pipeline?.snapshot();
@@ -350,7 +355,10 @@ export class MigrationSession {
       return;
     }
     this.#idleSinceMs ??= nowMs;
-    if (nowMs - this.#idleSinceMs >= END_GRACE_MS) this.#finish();
+    if (nowMs - this.#idleSinceMs < END_GRACE_MS) return;
+    // Who came and went was no source: the socket's place is kept for it, as before the first connection.
+    if (this.#pipeline?.hasBegun === false) this.#stopLooking();
+    else this.#finish();
   }
 
   #sendProgress(pipeline: MigrationPipeline, nowMs: number): void {
@@ -376,7 +384,7 @@ export class MigrationSession {
   #finish(stopped = false): void {
     if (this.#ended) return;
     this.#ended = true;
-    clearInterval(this.#look);
+    this.#stopLooking();
     const { index } = this.#dependencies;
     const result = this.#result(stopped);
     this.#armed?.end();
@@ -398,7 +406,7 @@ export class MigrationSession {
       epoch: this.#order.epoch,
       role: this.role,
       mode: this.#order.mode,
-      connections: this.#connections,
+      connections: this.#wasUnused ? 0 : this.#connections,
       raw: this.#raw,
       relayedBytes: this.#relayedBytes,
       observed:
@@ -419,6 +427,11 @@ export class MigrationSession {
           : undefined,
       cpuMilliseconds: this.#connections === 0 ? 0 : (cpu.user + cpu.system) / 1000,
     });
+  }
+
+  /** Those who came said nothing and did nothing. */
+  get #wasUnused(): boolean {
+    return this.#pipeline?.hasBegun === false && this.#pipeline.failure === undefined;
   }
 
   #decline(reason: Reason, detail: string): void {

@@ -9,6 +9,7 @@ import { CONNECTION_KIND_BYTES, connectionKind } from '../stream/connection-kind
 import { MainChannelFinder } from '../stream/main-channel.ts';
 import { MultifdChannelFinder } from '../stream/multifd-channel.ts';
 import { type BoundaryKind, type ChannelFinder, PAGE_BYTES, type PageSink } from '../stream/page-sink.ts';
+import { type PassChannel, PassCounter } from '../stream/pass-counter.ts';
 import { RamBlocks } from '../stream/ram-blocks.ts';
 
 export type Estimate = NonNullable<Result['estimate']>;
@@ -23,7 +24,7 @@ export interface ObservedStreamOptions {
   readonly index: BlockIndex;
   /** By the index's numbers of volumes: those that this migration may use. */
   readonly usable: readonly boolean[];
-  /** For how many pages a hit in the index stands: one in 8 blocks sampled makes it 8. */
+  /** For how many pages a hit in a sampled block stands: with every eighth block sampled, from the first on, it is 8. */
   readonly hitsStandFor: number;
 }
 
@@ -32,15 +33,16 @@ export class ObservedStream {
   readonly #options: ObservedStreamOptions;
   readonly #hasher: PageHasher;
   readonly #ramBlocks = new RamBlocks();
+  readonly #passes = new PassCounter();
   #streamBytes = 0;
   #pages = 0;
   #hits = 0;
+  /** Of the hits, those in blocks that a sample takes. */
+  #sampledHits = 0;
   #zeroPages = 0;
   #literalsSeen = 0;
   #compressedPages = 0;
   #compressedBytes = 0;
-  #flushes = 0;
-  #wraps = 0;
 
   constructor(options: ObservedStreamOptions) {
     this.#options = options;
@@ -51,15 +53,10 @@ export class ObservedStream {
   connection(): (bytes: Uint8Array) => void {
     const observed = new ObservedConnection({
       ramBlocks: this.#ramBlocks,
+      passes: this.#passes.channel(),
       page: (bytes, at) => this.#onPage(bytes, at),
       zeroPages: (count) => {
         this.#zeroPages += count;
-      },
-      flush: () => {
-        this.#flushes += 1;
-      },
-      wrap: () => {
-        this.#wraps += 1;
       },
     });
     return (bytes) => {
@@ -68,14 +65,15 @@ export class ObservedStream {
     };
   }
 
-  /** QEMU's passes over the memory: with multifd one flush each, else told by pages that begin anew. */
+  /** QEMU's passes over the memory. */
   get iterations(): number {
-    return this.#flushes > 0 ? this.#flushes : this.#wraps + 1;
+    return this.#passes.passes;
   }
 
   estimate(): Estimate {
     const { hitsStandFor } = this.#options;
-    const reference = Math.min(this.#pages, this.#hits * hitsStandFor);
+    // What growth brought between the samples is among what they stand for.
+    const reference = Math.min(this.#pages, Math.max(this.#hits, this.#sampledHits * hitsStandFor));
     const literal = this.#pages - reference;
     const share =
       this.#compressedPages === 0
@@ -95,12 +93,13 @@ export class ObservedStream {
   }
 
   #onPage(bytes: Uint8Array, at: number): void {
-    const { index, usable } = this.#options;
+    const { index, usable, hitsStandFor } = this.#options;
     this.#pages += 1;
     this.#hasher.hash(bytes, at);
     const place = index.lookup(this.#hasher.hi, this.#hasher.lo);
     if (place !== -1 && usable[index.volume(place)] === true) {
       this.#hits += 1;
+      if (index.block(place) % hitsStandFor === 0) this.#sampledHits += 1;
       return;
     }
     if (this.#literalsSeen++ % COMPRESSED_ONE_IN !== 0) return;
@@ -113,18 +112,15 @@ export class ObservedStream {
 
 interface ConnectionEvents {
   readonly ramBlocks: RamBlocks;
+  readonly passes: PassChannel;
   /** A whole page lies at `at`; the bytes are valid only during the call. */
   page(bytes: Uint8Array, at: number): void;
   zeroPages(count: number): void;
-  flush(): void;
-  /** On the main channel: pages begin again at the front. */
-  wrap(): void;
 }
 
 class ObservedConnection implements PageSink {
   readonly #events: ConnectionEvents;
   #finder: ChannelFinder | undefined;
-  #isMain = false;
   #isUnknown = false;
   readonly #first: number[] = [];
   /** Stream offset of the next byte pushed. */
@@ -133,8 +129,6 @@ class ObservedConnection implements PageSink {
   readonly #nextPage: number[] = [];
   readonly #pagesLeft: number[] = [];
   readonly #partial = new Uint8Array(PAGE_BYTES);
-  #lastBlock = -1;
-  #lastPage = -1;
 
   constructor(events: ConnectionEvents) {
     this.#events = events;
@@ -157,7 +151,6 @@ class ObservedConnection implements PageSink {
       this.#isUnknown = true;
       return;
     }
-    this.#isMain = kind === 'main';
     this.#look(this.#finder, first);
     this.#look(this.#finder, bytes.subarray(Math.min(missing, bytes.byteLength)));
   }
@@ -193,7 +186,7 @@ class ObservedConnection implements PageSink {
   }
 
   pages(streamOffset: number, ramBlock: number, pageNumbers: Uint32Array, count: number): void {
-    this.#note(ramBlock, pageNumbers[0] as number);
+    this.#events.passes.pages(ramBlock, pageNumbers, count);
     const last = this.#nextPage.length - 1;
     const follows =
       last >= 0 &&
@@ -206,20 +199,13 @@ class ObservedConnection implements PageSink {
   }
 
   zeroPages(ramBlock: number, pageNumbers: Uint32Array, count: number): void {
-    this.#note(ramBlock, pageNumbers[0] as number);
+    this.#events.passes.pages(ramBlock, pageNumbers, count);
     this.#events.zeroPages(count);
   }
 
   boundary(_streamOffset: number, kind: BoundaryKind): void {
-    if (kind === 'multifd-flush') this.#events.flush();
-  }
-
-  #note(ramBlock: number, page: number): void {
-    if (!this.#isMain) return;
-    if (ramBlock < this.#lastBlock || (ramBlock === this.#lastBlock && page <= this.#lastPage))
-      this.#events.wrap();
-    this.#lastBlock = ramBlock;
-    this.#lastPage = page;
+    if (kind === 'multifd-flush') this.#events.passes.flush();
+    else if (kind === 'multifd-sync') this.#events.passes.sync();
   }
 
   ramBlocks(): void {}

@@ -26,7 +26,8 @@ export interface MigrationPipeline {
   accept(socket: Socket): void;
   /** Open now. */
   readonly connections: number;
-  readonly accepted: number;
+  /** False as long as nobody came but, at a target, strangers: the migration is still to come. */
+  readonly hasBegun: boolean;
   readonly failure: Error | undefined;
   /** What broke a connection that was relayed raw. */
   readonly relayFailure: Error | undefined;

@@ -64,8 +64,8 @@ export class SourcePipeline implements MigrationPipeline {
     return this.#migration.connections;
   }
 
-  get accepted(): number {
-    return this.#migration.accepted;
+  get hasBegun(): boolean {
+    return this.#migration.accepted > 0;
   }
 
   get failure(): Error | undefined {
@@ -82,11 +82,11 @@ export class SourcePipeline implements MigrationPipeline {
   }
 
   snapshot(): PipelineSnapshot {
-    const { counters, pace, ramBlocks, ramEnded } = this.#migration;
+    const { counters, pace, passes, ramBlocks, ramEnded } = this.#migration;
     const stages = { 'first-pass': 'bulk', 'later-pass': 'decision', released: 'stopped' } as const;
     return {
       stage: ramEnded ? 'ending' : stages[pace.phase],
-      iterations: pace.phase === 'first-pass' ? 1 : 2,
+      iterations: passes.passes,
       ramBytes: ramBlocks.isListed ? ramBlocks.totalPages * PAGE_BYTES : 0,
       remainingBytes: Math.max(0, Math.round(pace.remainingBytes)),
       qemuBytes: counters.streamBytes,

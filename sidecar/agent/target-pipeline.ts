@@ -43,8 +43,8 @@ export class TargetPipeline implements MigrationPipeline {
     return this.#migration.connections;
   }
 
-  get accepted(): number {
-    return this.#migration.accepted;
+  get hasBegun(): boolean {
+    return this.#migration.hasBegun;
   }
 
   get failure(): Error | undefined {

@@ -1,9 +1,10 @@
 // Connects to the socket whose place was taken. QEMU binds before it listens, and its backlog is short, so a
 // connection that comes too early (ECONNREFUSED) or too thick (EAGAIN: Node connects without blocking) is tried
-// again, within a bound. The socket is half-open: the end of one direction does not end the other.
+// again, within a bound.
 
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { connectUnix } from '../dial.ts';
 import { OriginalUnreachableError } from './errors.ts';
 import { errorCode } from './socket-directory.ts';
 
@@ -24,7 +25,7 @@ export async function dialOriginal(path: string, options: DialOptions = {}): Pro
   for (;;) {
     options.signal?.throwIfAborted();
     try {
-      return await connectOnce(path);
+      return await connectUnix(path);
     } catch (error) {
       const waitedMs = performance.now() - startedMs;
       const code = errorCode(error);
@@ -35,19 +36,4 @@ export async function dialOriginal(path: string, options: DialOptions = {}): Pro
     }
     await sleep(RETRY_MS);
   }
-}
-
-function connectOnce(path: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect({ path, allowHalfOpen: true });
-    const failed = (error: Error) => {
-      socket.destroy();
-      reject(error);
-    };
-    socket.once('error', failed);
-    socket.once('connect', () => {
-      socket.off('error', failed);
-      resolve(socket);
-    });
-  });
 }

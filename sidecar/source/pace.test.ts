@@ -47,6 +47,14 @@ describe('Pace', () => {
     },
   );
 
+  it('leaves as little of a guest with memory that is not plugged, which never comes', () => {
+    const pace = start(true, 300);
+    pace.addRam(2048 * MIB);
+    pace.neverComes(2048 * MIB);
+    const left = bytesLeftWhenQemuStops(pace, 1024 * MIB, 300, 400 * 1024);
+    expect(left).toBeLessThanOrEqual((25 * MIB * 400) / 1000);
+  });
+
   it('is what makes the difference: switched off, QEMU stops the VM with many times that left', () => {
     const left = bytesLeftWhenQemuStops(start(false, 300), 1024 * MIB, 300, 400 * 1024);
     expect(left).toBeGreaterThan(4 * ((25 * MIB * 400) / 1000));

@@ -75,6 +75,11 @@ export class Pace {
     this.#remainingBytes += bytes;
   }
 
+  /** `bytes` of the RAMBlock list have no pages: they must not keep the rate of the first pass up to its end. */
+  neverComes(bytes: number): void {
+    this.#remainingBytes = Math.max(0, this.#remainingBytes - bytes);
+  }
+
   /** `bytes` of guest memory were seen for the first time. */
   firstSeen(bytes: number): void {
     this.#remainingBytes = Math.max(0, this.#remainingBytes - bytes);

@@ -74,6 +74,7 @@ import type {
   OpaqueReason,
   PageSink,
 } from '../stream/page-sink.ts';
+import type { PassChannel } from '../stream/pass-counter.ts';
 import type { RamBlock } from '../stream/ram-blocks.ts';
 import { type PageHashes, Planner } from './planner.ts';
 import type { SourceMigration } from './source-migration.ts';
@@ -125,6 +126,7 @@ type State = 'opening' | 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
 export class SourceConnection implements PageSink {
   readonly ordinal: number;
   readonly #migration: SourceMigration;
+  readonly #passes: PassChannel;
   #qemu: Socket;
   #link: Socket | undefined;
   #state: State = 'opening';
@@ -170,6 +172,7 @@ export class SourceConnection implements PageSink {
 
   constructor(migration: SourceMigration, ordinal: number, qemu: Socket) {
     this.#migration = migration;
+    this.#passes = migration.passes.channel();
     this.ordinal = ordinal;
     this.#qemu = qemu;
     this.#batcher = new StreamBatcher(migration.pool);
@@ -493,6 +496,11 @@ export class SourceConnection implements PageSink {
     });
   }
 
+  unpluggedRam(bytes: number): void {
+    this.#migration.pace.neverComes(bytes);
+    this.#migration.options.log('RAM not plugged', { bytes });
+  }
+
   pages(streamOffset: number, ramBlock: number, pageNumbers: Uint32Array, count: number): void {
     this.#batcher.announce(streamOffset, count);
     this.#markSeen(ramBlock, pageNumbers, count);
@@ -508,6 +516,7 @@ export class SourceConnection implements PageSink {
   }
 
   #markSeen(ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+    this.#passes.pages(ramBlock, pageNumbers, count);
     const { seen, pace } = this.#migration;
     const fresh = seen.mark(ramBlock, pageNumbers, count);
     if (fresh > 0) pace.firstSeen(fresh * PAGE_BYTES);
@@ -542,6 +551,8 @@ export class SourceConnection implements PageSink {
 
   boundary(_streamOffset: number, kind: BoundaryKind): void {
     this.#flushWanted = true;
+    if (kind === 'multifd-flush') this.#passes.flush();
+    else if (kind === 'multifd-sync') this.#passes.sync();
     if (kind === 'multifd-flush' && this.#migration.counters.streamBytes > OPENING_BYTES && this.#isMain) {
       // QEMU wraps around with a FLUSH; the one in RAM's START comes before any page.
       if (this.#migration.counters.zeroPages + this.#migration.counters.batches > 0) this.#laterPass();
@@ -554,7 +565,9 @@ export class SourceConnection implements PageSink {
 
   postcopyAnnounced(advisesRam: boolean): void {
     if (!advisesRam) return;
-    this.#migration.rawReason ??= 'PostCopyAnnounced';
+    const reason = 'PostCopyAnnounced';
+    this.#migration.rawReason ??= reason;
+    this.#migration.options.log('connection relayed raw', { connection: this.ordinal, reason });
     this.#openingDecided('raw');
   }
 

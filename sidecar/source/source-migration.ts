@@ -8,6 +8,7 @@ import type { BlockIndex } from '../index/block-index.ts';
 import type { PageHasher } from '../index/page-hash.ts';
 import { MAX_CONNECTIONS } from '../link/frame-types.ts';
 import type { LinkVersions } from '../link/hello.ts';
+import { PassCounter } from '../stream/pass-counter.ts';
 import { RamBlocks } from '../stream/ram-blocks.ts';
 import { Pace } from './pace.ts';
 import { PipeRate } from './pipe-rate.ts';
@@ -108,6 +109,7 @@ export class SourceMigration {
   readonly options: SourceMigrationOptions;
   readonly ramBlocks = new RamBlocks();
   readonly seen = new SeenPages(this.ramBlocks);
+  readonly passes = new PassCounter();
   readonly pace: Pace;
   /** What the link carries, in link bytes. */
   readonly linkRate: PipeRate;
@@ -117,7 +119,7 @@ export class SourceMigration {
   readonly routes = new RouteChoice();
   /** What the operator allows on the link; once the VM is stopped only downtime counts, as with QEMU's own limit. */
   readonly linkLimit: RateLimit;
-  readonly pool = new AssemblyPool(16);
+  readonly pool = new AssemblyPool(BULK_WINDOW_BYTES);
   readonly counters: SourceCounters = {
     streamBytes: 0,
     linkBytes: 0,

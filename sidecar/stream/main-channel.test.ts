@@ -481,37 +481,19 @@ describe('RAM records', () => {
 });
 
 describe('sections of known length', () => {
-  it('skips virtio-mem before the first page', () => {
-    const virtioMem = (regionBytes: number, blockBytes: number, words: number) =>
-      started()
-        .sectionHeader(4, 60, '0000:00:04.0/virtio-mem-device-early', 1)
-        .u64(0x1_0000_0000)
-        .u64(regionBytes)
-        .u64(blockBytes)
-        .u32(0)
-        .u64(0)
-        .fill(8 * words, 0x7e)
-        .footer(60);
-    expectFound(
-      virtioMem(2 ** 30, 2 ** 21, 8)
-        .ramPart()
-        .zero('pc.ram', 1)
-        .ramEos(),
-    );
-    expectFound(
-      virtioMem(65 * 2 ** 21, 2 ** 21, 2)
-        .ramPart()
-        .zero('pc.ram', 1)
-        .ramEos(),
-    );
-    const malformed = (regionBytes: number | bigint, blockBytes: number | bigint) => {
+  it('skips virtio-mem before the first page, and tells how much of it is not plugged', () => {
+    const page = (stream: MainStream) => expectFound(stream.ramPart().zero('pc.ram', 1).ramEos());
+    page(started().virtioMem(60, 2 ** 30, 2 ** 21, 0));
+    page(started().virtioMem(60, 65 * 2 ** 21, 2 ** 21, 3 * 2 ** 21));
+    page(started().virtioMem(60, 2 ** 30, 2 ** 21, 2 ** 30));
+    const malformed = (regionBytes: number | bigint, blockBytes: number | bigint, plugged: bigint = 0n) => {
       const stream = started().opaque('section-body');
       stream
         .sectionHeader(4, 60, '0000:00:04.0/virtio-mem-device-early', 1)
         .u64(0)
         .u64(regionBytes)
         .u64(blockBytes);
-      expectFound(tail(stream.u32(0).u64(0)));
+      expectFound(tail(stream.u32(0).u64(plugged)));
     };
     malformed(2 ** 30, 0);
     malformed(2 ** 30, 512);
@@ -520,6 +502,9 @@ describe('sections of known length', () => {
     malformed(0xffff_ffff_ffff_ffffn, 2 ** 20);
     malformed(2 ** 45, 2 ** 20);
     malformed(2 ** 30, 0xffff_ffff_ffff_ffffn);
+    malformed(2 ** 30, 2 ** 21, 1n);
+    malformed(2 ** 30, 2 ** 21, 2n ** 31n);
+    malformed(2 ** 30, 2 ** 21, 0xffff_ffff_ffff_ffffn);
   });
 
   it('skips dirty-bitmap', () => {

@@ -363,6 +363,7 @@ export class MainChannelFinder extends ItemReader {
     }
     this.skip(skipper.skip);
     if (step === 'more') return skipper.need;
+    if (skipper.unpluggedBytes !== undefined) this.sink.unpluggedRam?.(skipper.unpluggedBytes);
     this.#skipper = undefined;
     return this.#expect('section-footer', 1 + 4);
   }

@@ -79,6 +79,8 @@ export interface PageSink {
   zeroPages(ramBlock: number, pageNumbers: Uint32Array, count: number): void;
   /** Pages whose new content is in the stream in a form that is not decoded (XBZRLE, compression, a fill byte other than 0). */
   unknownPages(ramBlock: number, pageNumbers: Uint32Array, count: number): void;
+  /** Main channel: `bytes` of the RAMBlocks are not plugged in the guest (virtio-mem), and no page of them comes. */
+  unpluggedRam?(bytes: number): void;
   /** An encoding is in use on this channel; told once for each kind, before the pages that use it. */
   compression(kind: CompressionKind): void;
   /** All bytes before `streamOffset` belong to items that are complete: do not hold them back. */

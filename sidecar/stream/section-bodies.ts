@@ -12,6 +12,8 @@ export interface BodySkipper {
   need: number;
   /** Set by `take`: bytes to skip before the next header, or before the footer after `done`. */
   skip: number;
+  /** Set by the last `take`: bytes of listed RAMBlocks that QEMU has no pages of, and never sends. */
+  readonly unpluggedBytes?: number;
   /** Looks at the `need` bytes at `bytes[at]`. */
   take(bytes: Uint8Array, at: number): BodyStep;
 }
@@ -71,6 +73,7 @@ export function bodySkippers(
 class VirtioMemEarlyBody implements BodySkipper {
   need = 36; // u64 address, u64 region size, u64 block size, u32 NUMA node, u64 plugged size
   skip = 0;
+  unpluggedBytes = 0;
 
   take(bytes: Uint8Array, at: number): BodyStep {
     const regionBytes = u64(bytes, at + 8);
@@ -78,6 +81,9 @@ class VirtioMemEarlyBody implements BodySkipper {
     // A block holds whole pages, a region is at most what a RAMBlock can be (2^44).
     if (regionBytes <= 0 || regionBytes > 2 ** 44 || blockBytes < 4096) return 'malformed';
     if (regionBytes % blockBytes !== 0) return 'malformed';
+    const pluggedBytes = u64(bytes, at + 28);
+    if (pluggedBytes < 0 || pluggedBytes > regionBytes || pluggedBytes % blockBytes !== 0) return 'malformed';
+    this.unpluggedBytes = regionBytes - pluggedBytes;
     this.skip = Math.ceil(regionBytes / blockBytes / 64) * 8; // one bit a block, in 64-bit words
     return 'done';
   }

@@ -42,6 +42,10 @@ export class RecordingSink implements PageSink {
     for (let i = 0; i < count; i++) this.lines.push(`unknown ${name} ${pageNumbers[i]}`);
   }
 
+  unpluggedRam(bytes: number): void {
+    this.lines.push(`unplugged ${bytes}`);
+  }
+
   compression(kind: CompressionKind): void {
     this.lines.push(`compression ${kind}`);
   }
@@ -226,6 +230,14 @@ export class MainStream extends ByteWriter {
   opaque(reason: OpaqueReason, offset = this.length): this {
     this.lines.push(`opaque ${reason} ${offset}`);
     return this;
+  }
+
+  /** virtio-mem's early section, as QEMU 8.0 and later write it between RAM's START and its first PART. */
+  virtioMem(id: number, regionBytes: number, blockBytes: number, pluggedBytes: number): this {
+    this.sectionHeader(4, id, '0000:00:04.0/virtio-mem-device-early', 1);
+    this.u64(0x1_0000_0000).u64(regionBytes).u64(blockBytes).u32(0).u64(pluggedBytes);
+    this.lines.push(`unplugged ${regionBytes - pluggedBytes}`);
+    return this.fill(8 * Math.ceil(regionBytes / blockBytes / 64), 0x7e).footer(id);
   }
 
   header(options: ConfigurationOptions = {}): this {
@@ -798,16 +810,7 @@ class MigrationWriter {
 
   #setupOfOthers(): void {
     const main = this.#main;
-    // virtio-mem: region of 64 MiB in blocks of 2 MiB: 32 bits, one word
-    main.sectionHeader(4, 60, '0000:00:04.0/virtio-mem-device-early', 1);
-    main
-      .u64(0x1_0000_0000)
-      .u64(64 * 2 ** 20)
-      .u64(2 * 2 ** 20)
-      .u32(0)
-      .u64(32 * 2 ** 20)
-      .u64(0xffff)
-      .footer(60);
+    main.virtioMem(60, 64 * 2 ** 20, 2 * 2 ** 20, 32 * 2 ** 20);
     main.sectionHeader(1, 61, 'dirty-bitmap', 1);
     main.u8(0x1c).cstr('drive0').cstr('backup').u32(65536).u8(1).u8(0x01).footer(61);
     main.sectionHeader(1, 62, '0000:00:05.0/vfio', 1);

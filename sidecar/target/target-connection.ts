@@ -96,7 +96,6 @@ export class TargetConnection {
   readonly #migration: TargetMigration;
   readonly #link: Socket;
   #qemu: Socket | undefined;
-  /** Its HELLO showed that it belongs to this migration. */
   #isProven = false;
   /** First bytes, until it is clear whose they are. */
   #opening: Buffer | undefined = NO_BYTES;
@@ -145,6 +144,16 @@ export class TargetConnection {
     link.on('end', () => this.#onLinkClose());
     link.on('close', () => this.#onLinkClose());
     link.resume();
+  }
+
+  /** Its HELLO showed that it belongs to this migration. */
+  get isProven(): boolean {
+    return this.#isProven;
+  }
+
+  /** Nothing is known of it yet: its HELLO is not there as a whole, and it has not turned out to be QEMU's. */
+  get isUnknown(): boolean {
+    return this.#state === 'greeting' && !this.#isProven;
   }
 
   // ---- from the link
@@ -615,6 +624,6 @@ export class TargetConnection {
     endLingering(this.#link);
     if (error === undefined) this.#qemu?.destroySoon();
     else this.#qemu?.destroy();
-    this.#migration.closed(this, error, this.#isProven);
+    this.#migration.closed(this, error);
   }
 }

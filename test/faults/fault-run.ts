@@ -32,6 +32,8 @@ const TIDY_POLL_MS = 50;
 /** Times that a run whose phase was missed is begun anew. */
 const MOST_MISSES = 3;
 
+type Stage = 'prepared' | 'hit' | 'ended' | 'judged' | 'movedPlainly';
+
 export interface FaultRun {
   readonly number: number;
   readonly fault: string;
@@ -57,6 +59,8 @@ export interface FaultRun {
   readonly plainAfter: boolean;
   readonly missed: number;
   readonly elapsedMs: number;
+  /** What of it went where: before the migration, until the fault, until libvirt's answer, for the verdict, for the plain migration. */
+  readonly stagesMs: Readonly<Record<Stage, number>>;
   /** Everything that is not as it must be, in words; empty when all is well. */
   readonly problems: readonly string[];
 }
@@ -77,7 +81,7 @@ export class FaultLab {
 
   static async start(): Promise<FaultLab> {
     const guest = await TravellingGuest.start({
-      guest: GUEST,
+      guest: { profile: GUEST },
       linkMbit: LINK_MBIT,
       publicLimitBytes: PUBLIC_LIMIT_BYTES,
     });
@@ -121,6 +125,12 @@ export class FaultLab {
 
   async #runOnce(planned: PlannedFault, missed: number): Promise<FaultRun> {
     const startedMs = Date.now();
+    const stagesMs: Record<Stage, number> = { prepared: 0, hit: 0, ended: 0, judged: 0, movedPlainly: 0 };
+    let stageBeganMs = startedMs;
+    const stage = (name: Stage, endMs = Date.now()): void => {
+      stagesMs[name] = endMs - stageBeganMs;
+      stageBeganMs = endMs;
+    };
     const { guest } = this;
     const source = guest.home;
     const target = await guest.newHome();
@@ -140,13 +150,20 @@ export class FaultLab {
     await observer.source.look();
     guest.observer.mark();
     observer.start();
+    stage('prepared');
     let injected: Injected | undefined;
     try {
       const hit = await this.#hit(planned, migration, { source, target, gate, observer });
       injected = hit.injected;
+      stage('hit', hit.injectedAtMs);
       await hit.performing;
-      const facts = await this.#afterwards(planned, migration, hit, { source, target, observer });
-      return { ...facts, missed, elapsedMs: Date.now() - startedMs };
+      stage('ended');
+      const judged = await this.#judge(planned, migration, hit, { source, target, observer });
+      stage('judged');
+      const problems = [...judged.problems];
+      const plainAfter = await this.#moveBackPlainly(problems);
+      stage('movedPlainly');
+      return { ...judged, plainAfter, problems, missed, elapsedMs: Date.now() - startedMs, stagesMs };
     } catch (error) {
       if (error instanceof PhaseMissedError)
         this.#missed.push(`${planned.fault} ${planned.phase}: ${error.message}`);
@@ -205,12 +222,12 @@ export class FaultLab {
     };
   }
 
-  async #afterwards(
+  async #judge(
     planned: PlannedFault,
     migration: RecordedMigration,
     hit: Hit,
     parts: { source: Home; target: Home; observer: OutsideObserver },
-  ): Promise<Omit<FaultRun, 'missed' | 'elapsedMs'>> {
+  ): Promise<Omit<FaultRun, 'missed' | 'elapsedMs' | 'stagesMs' | 'plainAfter'>> {
     const { guest } = this;
     const { source, target, observer } = parts;
     const result = await hit.performing;
@@ -247,7 +264,6 @@ export class FaultLab {
     if (identical === false) problems.push(recording.comparison.differences.join('; '));
     await (result.succeeded ? guest.moveIn(target) : guest.leave(target));
     if (hit.framed) this.#accelerationUnproven = false;
-    const plainAfter = await this.#moveBackPlainly(problems);
     return {
       ...{ number: planned.number, fault: planned.fault, phase: planned.phase, channels: planned.channels },
       ...{ seen: hit.seen, injected: hit.injected.what, offsets: hit.offsets },
@@ -257,7 +273,7 @@ export class FaultLab {
         hit.offsets.left > hit.offsets.reached,
       ...{ outcome, expected, verdict, error: result.error },
       told: [told?.outcome, told?.reason, told?.detail].filter((part) => part !== undefined).join(' '),
-      ...{ leftBehind, selfCheck, identicalStreams: identical, plainAfter, problems },
+      ...{ leftBehind, selfCheck, identicalStreams: identical, problems },
     };
   }
 

@@ -29,7 +29,7 @@ export const SIDECAR_ENVIRONMENT = {
 } as const;
 
 export interface AgentSidecarOptions {
-  /** Directory with the compiled sidecar, see compileSidecar(); else its sources are run. */
+  /** Directory with the compiled sidecar, see compileProgram(); else its sources are run. */
   readonly image?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly memoryLimitBytes?: number;

@@ -2,12 +2,22 @@
 // storage with cache=none, a serial console, and (for the lab alone) the guest's beacon network and a second QMP
 // socket through which an observer looks at QEMU without libvirt's help. Pure.
 
+/** Memory that is added to a running VM through virtio-mem, as KubeVirt does it. */
+export interface DomainHotplug {
+  /** What the device can be grown to, beyond the VM's memory. */
+  readonly mostMib: number;
+  /** What it has from the beginning; libvirt changes it later. */
+  readonly pluggedMib: number;
+}
+
 /** The paths are those in the pod. */
 export interface DomainOptions {
   readonly name: string;
   readonly uuid: string;
   readonly memoryMib: number;
   readonly vcpus: number;
+  readonly hotplug?: DomainHotplug;
+  readonly hugePages?: boolean;
   /** A versioned machine type, the same on both sides: `pc-q35-10.0`. */
   readonly machine: string;
   readonly disks: readonly { readonly name: string; readonly file: string }[];
@@ -19,8 +29,14 @@ export interface DomainOptions {
   readonly qmpSocket: string;
   /** Unix socket of the observer that hears the guest's beacons; without it the guest has no network card. */
   readonly beaconSocket?: string;
+  /** QEMU's model of the beacon's network card. Default `virtio-net-pci`. */
+  readonly nicModel?: 'virtio-net-pci' | 'vmxnet3';
+  /** Entries of the disks' virtio queues. Default: QEMU's. */
+  readonly diskQueueSize?: number;
 }
 
+/** virtio-mem's unit. */
+const HOTPLUG_BLOCK_KIB = 2048;
 /** A slot of the root bus that libvirt does not use by itself for so small a machine. */
 const BEACON_SLOT = '0x1e';
 /** Arbitrary, locally administered, and the same on both sides. */
@@ -31,29 +47,62 @@ export function domainXml(options: DomainOptions): string {
   return `<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>${escapeXml(options.name)}</name>
   <uuid>${escapeXml(options.uuid)}</uuid>
-  <memory unit='MiB'>${options.memoryMib}</memory>
-  <vcpu>${options.vcpus}</vcpu>
+${memoryXml(options)}  <vcpu>${options.vcpus}</vcpu>
   <os>
     <type arch='x86_64' machine='${escapeXml(options.machine)}'>hvm</type>
 ${bootXml(options.boot)}  </os>
   <features><acpi/></features>
-  <cpu mode='custom' match='exact'><model fallback='forbid'>qemu64</model></cpu>
+  <cpu mode='custom' match='exact'><model fallback='forbid'>qemu64</model>${numaXml(options)}</cpu>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>destroy</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
-${options.disks.map(diskXml).join('')}    <serial type='file'>
+${options.disks.map((disk, index) => diskXml(disk, index, options.diskQueueSize)).join('')}    <serial type='file'>
       <source path='${escapeXml(options.consoleLog)}'/>
       <target port='0'/>
     </serial>
     <memballoon model='none'/>
-  </devices>
+${hotplugXml(options.hotplug)}  </devices>
   <qemu:commandline>
 ${commandLine(options)
   .map((argument) => `    <qemu:arg value='${escapeXml(argument)}'/>\n`)
   .join('')}  </qemu:commandline>
 </domain>
+`;
+}
+
+/** With memory that can be added the VM's own is that of its NUMA node, and what libvirt calls memory is all of it. */
+function memoryXml({ memoryMib, hotplug, hugePages = false }: DomainOptions): string {
+  const most = hotplug === undefined ? '' : maximumXml(memoryMib + hotplug.mostMib);
+  const all = memoryMib + (hotplug?.mostMib ?? 0);
+  const current = memoryMib + (hotplug?.pluggedMib ?? 0);
+  const backing = hugePages ? '  <memoryBacking><hugepages/></memoryBacking>\n' : '';
+  return `${most}  <memory unit='MiB'>${all}</memory>
+  <currentMemory unit='MiB'>${current}</currentMemory>
+${backing}`;
+}
+
+function maximumXml(mib: number): string {
+  return `  <maxMemory slots='1' unit='MiB'>${mib}</maxMemory>\n`;
+}
+
+function numaXml({ memoryMib, vcpus, hotplug }: DomainOptions): string {
+  if (hotplug === undefined) return '';
+  return `<numa><cell id='0' cpus='0-${vcpus - 1}' memory='${memoryMib}' unit='MiB'/></numa>`;
+}
+
+function hotplugXml(hotplug: DomainHotplug | undefined): string {
+  if (hotplug === undefined) return '';
+  return `    <memory model='virtio-mem'>
+      <target>
+        <size unit='MiB'>${hotplug.mostMib}</size>
+        <node>0</node>
+        <block unit='KiB'>${HOTPLUG_BLOCK_KIB}</block>
+        <requested unit='MiB'>${hotplug.pluggedMib}</requested>
+      </target>
+      <alias name='ua-hotplug'/>
+    </memory>
 `;
 }
 
@@ -65,9 +114,10 @@ function bootXml(boot: DomainOptions['boot']): string {
 `;
 }
 
-function diskXml(disk: { name: string; file: string }, index: number): string {
+function diskXml(disk: { name: string; file: string }, index: number, queueSize: number | undefined): string {
+  const queue = queueSize === undefined ? '' : ` queue_size='${queueSize}'`;
   return `    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw' cache='none' error_policy='stop'/>
+      <driver name='qemu' type='raw' cache='none' error_policy='stop'${queue}/>
       <source file='${escapeXml(disk.file)}'/>
       <target dev='vd${String.fromCharCode(97 + index)}' bus='virtio'/>
       <alias name='ua-${escapeXml(disk.name)}'/>
@@ -82,7 +132,7 @@ function commandLine(options: DomainOptions): string[] {
       ...['-netdev', `stream,id=net0,server=off,addr.type=unix,addr.path=${options.beaconSocket}`],
       ...[
         '-device',
-        `virtio-net-pci,id=nic0,netdev=net0,mac=${BEACON_MAC},romfile=,bus=pcie.0,addr=${BEACON_SLOT}`,
+        `${options.nicModel ?? 'virtio-net-pci'},id=nic0,netdev=net0,mac=${BEACON_MAC},romfile=,bus=pcie.0,addr=${BEACON_SLOT}`,
       ],
     );
   }

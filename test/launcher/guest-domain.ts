@@ -5,6 +5,7 @@ import { cp, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { GuestKernel } from '../lab/guest-image.ts';
 import { type GuestProfile, profileKernelArguments } from '../lab/guest-profiles.ts';
+import type { DomainHotplug } from './domain-xml.ts';
 import type { PodDomain } from './launcher-pod.ts';
 import { POD_BEACON_SOCKET, POD_PATHS } from './launcher-pod.ts';
 
@@ -31,10 +32,23 @@ export const MACHINES = {
   sid: 'pc-q35-11.1',
 } as const;
 
+/** What a VMI may have beyond the lab's usual guest. */
+export interface DomainChoices {
+  /** Default: trixie's. */
+  readonly machine?: string;
+  /** Default 1. */
+  readonly vcpus?: number;
+  readonly hotplug?: DomainHotplug;
+  /** Guest memory in pages of 2 MiB, as with KubeVirt's `memory.hugepages`. */
+  readonly hugePages?: boolean;
+  readonly nicModel?: 'virtio-net-pci' | 'vmxnet3';
+  readonly diskQueueSize?: number;
+}
+
 /** The guest of a profile, for LauncherPod.defineDomain(). */
 export function guestDomain(
   profile: Pick<GuestProfile, 'memoryMiB' | 'readMiB' | 'randomMiB' | 'textMiB' | 'churnMiB'>,
-  options: { machine?: string; vcpus?: number } = {},
+  options: DomainChoices = {},
 ): PodDomain {
   const words = profileKernelArguments({ ...profile, name: 'cold', beforeMigration: [] });
   return {
@@ -48,6 +62,10 @@ export function guestDomain(
       initrd: join(POD_PATHS.boot, INITRD_NAME),
       commandLine: [...KERNEL_ARGUMENTS, ...words].join(' '),
     },
+    ...(options.hotplug === undefined ? {} : { hotplug: options.hotplug }),
+    ...(options.nicModel === undefined ? {} : { nicModel: options.nicModel }),
+    ...(options.diskQueueSize === undefined ? {} : { diskQueueSize: options.diskQueueSize }),
+    hugePages: options.hugePages ?? false,
     beaconSocket: POD_BEACON_SOCKET,
   };
 }

@@ -13,6 +13,7 @@ import { LauncherPod, type PodDisk } from './launcher-pod.ts';
 import type { MigrationSide } from './live-migration.ts';
 import { VirtHandler } from './virt-handler.ts';
 
+const DEFAULT_SUITE: RootSuite = 'trixie';
 /** Where sidecars find the hub, at their pod's gateway. */
 export const HUB_PORT = 8443;
 const HUB_READY_TIMEOUT_MS = 10_000;
@@ -25,6 +26,7 @@ export interface PodOptions {
   readonly bootDirectory?: string;
   /** See LauncherPodOptions. */
   readonly publicLimitBytes?: number;
+  readonly hugePages?: boolean;
 }
 
 export class LauncherLab {
@@ -74,10 +76,12 @@ export class LauncherLab {
       node: this.lab.node(place),
       name: `pod${this.#podsStarted}`,
       number: this.#podsStarted,
-      template: await ensureRoot(options.suite ?? 'trixie'),
+      template: await ensureRoot(options.suite ?? DEFAULT_SUITE),
+      sidecarTemplate: await ensureRoot(DEFAULT_SUITE),
       disks: options.disks ?? [],
       ...(options.bootDirectory === undefined ? {} : { bootDirectory: options.bootDirectory }),
       ...(options.publicLimitBytes === undefined ? {} : { publicLimitBytes: options.publicLimitBytes }),
+      ...(options.hugePages === undefined ? {} : { hugePages: options.hugePages }),
     });
     this.#pods.push({ pod, place });
     return pod;

@@ -33,6 +33,8 @@ export type PodDomain = Omit<DomainOptions, 'disks' | 'consoleLog' | 'qmpSocket'
 /** Directory of migration sockets, relative to the public volume. */
 export const SOCKET_DIRECTORY = 'migrationproxy';
 
+/** Where the hugetlbfs is. libvirt's session daemon does not look for one by itself. */
+const HUGE_PAGES_PATH = '/dev/hugepages';
 const LIBVIRT_CONNECTION = 'qemu:///session';
 const LIBVIRT_READY_TIMEOUT_MS = 20_000;
 const VIRSH_TIMEOUT_MS = 30_000;
@@ -78,11 +80,15 @@ export interface LauncherPodOptions {
   readonly number: number;
   /** A root made by ensureRoot(): decides on the versions of QEMU and libvirt. */
   readonly template: string;
+  /** The same for sidecars, whose image is not virt-launcher's. */
+  readonly sidecarTemplate: string;
   readonly disks: readonly PodDisk[];
   /** Directory of the node with kernel and initrd. */
   readonly bootDirectory?: string;
   /** Makes the `public` volume a file system of its own, of this size, so that it can be filled. */
   readonly publicLimitBytes?: number;
+  /** Gives the pod a hugetlbfs, as an emptyDir of medium HugePages. The machine must have reserved such pages. */
+  readonly hugePages?: boolean;
 }
 
 export interface SidecarOptions {
@@ -130,10 +136,16 @@ export class LauncherPod {
       const limits = `size=${options.publicLimitBytes},nr_inodes=${MOST_PUBLIC_FILES},mode=2777,gid=${QEMU_OWNER.gid}`;
       await options.node.run(['mount', '-t', 'tmpfs', '-o', limits, 'public', join(directory, 'public')]);
     }
+    if (options.hugePages) {
+      await makeDirectory(join(directory, 'hugepages'), 0o755, QEMU_OWNER.uid);
+      const owner = `uid=${QEMU_OWNER.uid},gid=${QEMU_OWNER.gid},pagesize=2M`;
+      await options.node.run(['mount', '-t', 'hugetlbfs', '-o', owner, 'huge', join(directory, 'hugepages')]);
+    }
     for (const name of ['libvirt', 'observer', 'home', 'home/.config', 'home/.config/libvirt']) {
       await makeDirectory(join(directory, name), 0o755, QEMU_OWNER.uid);
     }
-    await writeFile(join(directory, 'home/.config/libvirt/qemu.conf'), QEMU_CONF);
+    const hugePagesLine = options.hugePages ? `hugetlbfs_mount = [ "${HUGE_PAGES_PATH}" ]\n` : '';
+    await writeFile(join(directory, 'home/.config/libvirt/qemu.conf'), QEMU_CONF + hugePagesLine);
     await writeFile(join(directory, 'home/.config/libvirt/libvirtd.conf'), LIBVIRTD_CONF);
 
     const binds: Bind[] = [
@@ -143,6 +155,9 @@ export class LauncherPod {
       { from: join(directory, 'home'), to: POD_PATHS.home, readOnly: false },
       ...options.disks.map((disk) => ({ from: disk.file, to: podDiskPath(disk.name), readOnly: false })),
     ];
+    if (options.hugePages) {
+      binds.push({ from: join(directory, 'hugepages'), to: HUGE_PAGES_PATH, readOnly: false });
+    }
     if (options.bootDirectory !== undefined) {
       binds.push({ from: options.bootDirectory, to: POD_PATHS.boot, readOnly: true });
     }
@@ -261,7 +276,7 @@ export class LauncherPod {
     const sidecar = await Container.start({
       node: this.node,
       name: `${this.name}-sidecar-${number}`,
-      template: this.#options.template,
+      template: this.#options.sidecarTemplate,
       mountPoint,
       binds: [
         // The image: the program and what it needs, at the places where they are on this machine.

@@ -5,13 +5,13 @@
 import { cp, mkdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { CACHE_DIR, ensureBuilt, recipeDigest } from '../lab/build-cache.ts';
-import { ensureGuestDisk, ensureGuestKernel } from '../lab/guest-image.ts';
+import { ensureGuestDisk, ensureGuestKernel, type GuestKernel } from '../lab/guest-image.ts';
 import { GuestObserver } from '../lab/guest-observer.ts';
 import { GUEST_PROFILES, type GuestProfileName, profileKernelArguments } from '../lab/guest-profiles.ts';
 import { QEMU_OWNER } from '../lab/node.ts';
 import { ensureRoot, type RootSuite } from '../lab/roots.ts';
 import { runCommand } from '../lab/run-command.ts';
-import { GUEST_DOMAIN, guestDomain, layBootDirectory, MACHINES } from './guest-domain.ts';
+import { type DomainChoices, GUEST_DOMAIN, guestDomain, layBootDirectory, MACHINES } from './guest-domain.ts';
 import { LauncherLab } from './launcher-lab.ts';
 import { type LauncherPod, POD_PATHS } from './launcher-pod.ts';
 
@@ -25,6 +25,12 @@ const SAVE_TIMEOUT_MS = 120_000;
 const STATE_NAME = 'state';
 const DISK_NAME = 'disk.img';
 
+/** What a saved guest may have beyond the lab's usual one. */
+export interface StateChoices {
+  readonly domain?: DomainChoices;
+  readonly kernel?: GuestKernel;
+}
+
 export interface LibvirtState {
   /** To be the boot directory of the pods: kernel, initramfs, saved state. */
   readonly directory: string;
@@ -32,20 +38,24 @@ export interface LibvirtState {
   readonly diskTemplate: string;
   readonly profile: GuestProfileName;
   readonly suite: RootSuite;
+  readonly domain: DomainChoices;
 }
 
 /** Returns the saved guest of a profile, making it when it is missing (a minute or two the first time). */
 export async function ensureLibvirtState(
   profileName: GuestProfileName,
   suite: RootSuite = 'trixie',
+  choices: StateChoices = {},
 ): Promise<LibvirtState> {
   const profile = GUEST_PROFILES[profileName];
   const root = await ensureRoot(suite);
-  const kernel = await ensureGuestKernel();
+  const kernel = choices.kernel ?? (await ensureGuestKernel());
+  const domain: DomainChoices = { machine: MACHINES[suite], ...choices.domain };
   const disk = await ensureGuestDisk();
   const recipe = [
     ...[RECIPE_VERSION, MACHINES[suite], basename(root), kernel.digest, disk.digest],
     ...[profile.memoryMiB, profileKernelArguments(profile)],
+    ...(choices.domain === undefined ? [] : [choices.domain]),
   ];
   const directory = await ensureBuilt(
     join(CACHE_DIR, 'guests', `libvirt-${suite}-${recipeDigest(recipe)}`),
@@ -53,19 +63,22 @@ export async function ensureLibvirtState(
       await mkdir(path, { recursive: true });
       await layBootDirectory(path, kernel);
       await runCommand(['cp', '--sparse=always', disk.path, join(path, DISK_NAME)]);
-      await bootAndSave(path, profileName, suite);
+      await bootAndSave(path, { profile: profileName, suite, domain });
     },
   );
-  return { directory, diskTemplate: join(directory, DISK_NAME), profile: profileName, suite };
+  return { directory, diskTemplate: join(directory, DISK_NAME), profile: profileName, suite, domain };
 }
 
 /** Starts a saved guest in a pod whose boot directory is the state's. The guest runs when this resolves. */
 export async function restoreGuest(pod: LauncherPod, state: LibvirtState): Promise<void> {
-  await pod.defineDomain(guestDomain(GUEST_PROFILES[state.profile], { machine: MACHINES[state.suite] }));
+  await pod.defineDomain(guestDomain(GUEST_PROFILES[state.profile], state.domain));
   await pod.virsh(['restore', join(POD_PATHS.boot, STATE_NAME), '--running'], { timeoutMs: SAVE_TIMEOUT_MS });
 }
 
-async function bootAndSave(path: string, profileName: GuestProfileName, suite: RootSuite): Promise<void> {
+async function bootAndSave(
+  path: string,
+  { profile, suite, domain }: Pick<LibvirtState, 'profile' | 'suite' | 'domain'>,
+): Promise<void> {
   const lab = await LauncherLab.start();
   const observer = new GuestObserver();
   try {
@@ -77,7 +90,7 @@ async function bootAndSave(path: string, profileName: GuestProfileName, suite: R
       bootDirectory: path,
     });
     await pod.attachObserver(observer);
-    await pod.defineDomain(guestDomain(GUEST_PROFILES[profileName], { machine: MACHINES[suite] }));
+    await pod.defineDomain(guestDomain(GUEST_PROFILES[profile], domain));
     await pod.startDomain(GUEST_DOMAIN);
     const ready = await observer.waitFor('become ready', (beacon) => beacon.ready, READY_TIMEOUT_MS);
     const settled = ready.counter + SETTLE_BEACONS;

@@ -22,6 +22,10 @@ export interface MigrationFlags {
   readonly bandwidthMib?: number;
   /** spec.experimental.compression: multifd zstd. */
   readonly zstd?: boolean;
+  /** Differences to what was sent before, in place of pages; without multifd. Not something that KubeVirt sets. */
+  readonly xbzrle?: boolean;
+  /** For a libvirt before 11.0, which cannot be told that the lab's FUSE files are on shared storage; NFS it knows by itself. */
+  readonly unsafe?: boolean;
 }
 
 export interface MigrationSide {
@@ -155,6 +159,8 @@ export class LiveMigration {
       command.push('--bandwidth', String(flags.bandwidthMib));
     }
     if (flags.zstd) command.push('--compressed', '--comp-methods', 'zstd');
+    if (flags.unsafe) command.push('--unsafe');
+    if (flags.xbzrle) command.push('--compressed', '--comp-methods', 'xbzrle');
     command.push(
       ...['--desturi', `qemu+unix:///session?socket=${directory}/${socketName(this.migrationUid, 'rpc')}`],
       ...[

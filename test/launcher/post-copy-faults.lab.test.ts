@@ -21,7 +21,7 @@ interface Ending {
 
 /** Switches to post-copy, kills the source's proxy, and tells how both sides stand. */
 async function killProxyAfterSwitch(armed: boolean): Promise<Ending> {
-  const guest = await TravellingGuest.start({ guest: GUEST, linkMbit: 0 });
+  const guest = await TravellingGuest.start({ guest: { profile: GUEST }, linkMbit: 0 });
   const monitors: QmpClient[] = [];
   try {
     const source = guest.home;
@@ -44,7 +44,7 @@ async function killProxyAfterSwitch(armed: boolean): Promise<Ending> {
     await migration.switchToPostCopy();
     await expect.poll(() => statusOf(monitor), { timeout: SWITCH_TIMEOUT_MS }).toBe('postcopy-active');
     if (armed) {
-      expect(await guest.logOf(source)).toMatch(/PostCopyAnnounced|"connection relayed raw"/);
+      expect(await guest.logOf(source)).toMatch(/"reason":"PostCopyAnnounced".*"connection relayed raw"/);
     }
     const incoming = await QmpClient.connect(`${target.pod.observerDirectory}/qmp.sock`);
     monitors.push(incoming);

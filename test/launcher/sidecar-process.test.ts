@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { compileSidecar } from '../../sidecar/compile.ts';
+import { compileProgram } from '../../hack/ship/compile.ts';
 import { PAGE_BYTES } from '../../sidecar/stream/page-sink.ts';
 import { generateMigration } from '../../sidecar/stream/test-streams.ts';
 import { LabCoordinator } from './coordinator.ts';
@@ -31,7 +31,7 @@ let pods: ProcessPod[] = [];
 beforeAll(async () => {
   // Short: a socket's path has at most 107 bytes.
   parent = mkdtempSync(join(tmpdir(), 'nm-'));
-  main = await compileSidecar(join(parent, 'image'));
+  main = await compileProgram('sidecar', join(parent, 'image'));
 });
 
 afterAll(() => rmSync(parent, { recursive: true, force: true }));
@@ -185,7 +185,7 @@ describe('the sidecar process', () => {
     expect(performance.now() - startedMs).toBeLessThan(2500);
     expect(Buffer.compare(Buffer.concat(migration.received[0] ?? []), stream)).toBe(0);
     const result = await coordinator.waitForResult(migrationUid, 'source');
-    expect(result).toMatchObject({ outcome: 'raw', reason: 'NoGo', qemuBytes: stream.length });
+    expect(result).toMatchObject({ outcome: 'raw', reason: 'PeerNotConnected', qemuBytes: stream.length });
     expect(source.log).toMatch(/"reason":"NoGo".*"not accelerated"/);
   });
 

@@ -24,7 +24,7 @@ const plainLinkBytes = new Map<number, number>();
 const figures: Record<string, unknown> = {};
 
 beforeAll(async () => {
-  guest = await TravellingGuest.start({ guest: GUEST, linkMbit: LINK_MBIT });
+  guest = await TravellingGuest.start({ guest: { profile: GUEST }, linkMbit: LINK_MBIT });
   const version = await guest.home.pod.qemuVersion();
   qemu = `${version}->${version}`;
   await guest.observer.command(LOAD);

@@ -4,17 +4,21 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ArmMode } from '../../control/messages.ts';
-import { compileSidecar } from '../../sidecar/compile.ts';
-import { ensureGuestDisk, ensureGuestKernel } from '../lab/guest-image.ts';
+import { compileProgram } from '../../hack/ship/compile.ts';
+import { ensureGuestDisk, ensureGuestKernel, type GuestKernel } from '../lab/guest-image.ts';
 import { GuestObserver } from '../lab/guest-observer.ts';
 import type { GuestProfile } from '../lab/guest-profiles.ts';
 import type { NodeName } from '../lab/network.ts';
+import { QEMU_OWNER } from '../lab/node.ts';
+import type { RootSuite } from '../lab/roots.ts';
+import { runCommand } from '../lab/run-command.ts';
 import { startAgentSidecar } from './agent-sidecar.ts';
 import type { Container } from './container.ts';
 import { type CoordinatedPod, LabCoordinator } from './coordinator.ts';
-import { GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
+import { type DomainChoices, GUEST_DOMAIN, guestDomain, layBootDirectory } from './guest-domain.ts';
 import { LauncherLab } from './launcher-lab.ts';
 import { type LauncherPod, type PodDisk, SOCKET_DIRECTORY } from './launcher-pod.ts';
+import { type LibvirtState, restoreGuest } from './libvirt-state.ts';
 import type { MigrationFlags, MigrationResult } from './live-migration.ts';
 import { RecordedMigration, type Recording } from './recorded-migration.ts';
 
@@ -32,9 +36,24 @@ export type TravellerProfile = Pick<
   'memoryMiB' | 'readMiB' | 'randomMiB' | 'textMiB' | 'churnMiB'
 >;
 
+/** A guest that is booted. */
+export interface BootedGuest {
+  readonly profile: TravellerProfile;
+  readonly domain?: DomainChoices;
+  /** Default: the lab's. */
+  readonly kernel?: GuestKernel;
+}
+
 export interface TravelOptions {
-  readonly guest: TravellerProfile;
+  /** Booted, or begun from a saved state. */
+  readonly guest: BootedGuest | { readonly saved: LibvirtState };
   readonly linkMbit: number;
+  /** Which QEMU and libvirt the pods of a node have. Default trixie. */
+  readonly suites?: Readonly<Record<NodeName, RootSuite>>;
+  /** Of every sidecar, beside what its pod says. */
+  readonly sidecarEnv?: Readonly<Record<string, string>>;
+  /** Volumes beside the guest's first: image files of this machine, copied to the NAS. */
+  readonly moreVolumes?: readonly { readonly name: string; readonly image: string }[];
   /** Size of each pod's `public` volume, when it must be possible to fill it. */
   readonly publicLimitBytes?: number;
 }
@@ -80,7 +99,8 @@ export class TravellingGuest {
   home: Home;
   readonly #image: string;
   readonly #bootDirectory: string;
-  readonly #volume: Awaited<ReturnType<LauncherLab['addVolume']>>;
+  readonly #disk: string;
+  readonly #volumes: readonly Readonly<Record<NodeName, PodDisk>>[];
   readonly #options: TravelOptions;
 
   private constructor(parts: {
@@ -89,7 +109,8 @@ export class TravellingGuest {
     readonly coordinator: LabCoordinator;
     readonly image: string;
     readonly bootDirectory: string;
-    readonly volume: Awaited<ReturnType<LauncherLab['addVolume']>>;
+    readonly disk: string;
+    readonly volumes: readonly Readonly<Record<NodeName, PodDisk>>[];
     readonly options: TravelOptions;
   }) {
     this.lab = parts.lab;
@@ -97,39 +118,33 @@ export class TravellingGuest {
     this.coordinator = parts.coordinator;
     this.#image = parts.image;
     this.#bootDirectory = parts.bootDirectory;
-    this.#volume = parts.volume;
+    this.#disk = parts.disk;
+    this.#volumes = parts.volumes;
     this.#options = parts.options;
     // Replaced by start() before anybody sees it.
     this.home = undefined as unknown as Home;
   }
 
-  /** Lab, coordinator, and a booted guest in a pod of the node `source`, its index made. Nothing is left when it throws. */
+  /** Lab, coordinator, and a guest that runs in a pod of the node `source`, its index made. Nothing is left when it throws. */
   static async start(options: TravelOptions): Promise<TravellingGuest> {
-    const [kernel, disk] = await Promise.all([ensureGuestKernel(), ensureGuestDisk()]);
     const lab = await LauncherLab.start({ linkMbit: options.linkMbit });
     let coordinator: LabCoordinator | undefined;
     const observer = new GuestObserver();
     try {
       const image = join(lab.lab.run.path, 'image');
-      await compileSidecar(image);
+      await compileProgram('sidecar', image);
       coordinator = await LabCoordinator.start(join(lab.lab.run.path, 'hub'));
       await lab.exposeHub(coordinator.socket);
-      const volume = await lab.addVolume(VOLUME, disk.path);
-      const bootDirectory = await layBootDirectory(join(lab.lab.run.path, 'boot'), kernel);
+      const { disk, bootDirectory } = await guestFiles(options, join(lab.lab.run.path, 'boot'));
+      const volumes = [await lab.addVolume(VOLUME, disk)];
+      for (const { name, image: file } of options.moreVolumes ?? []) {
+        volumes.push(await lab.addVolume(name, file));
+      }
       const guest = new TravellingGuest({
-        lab,
-        observer,
-        coordinator,
-        image,
-        bootDirectory,
-        volume,
-        options,
+        ...{ lab, observer, coordinator, image },
+        ...{ bootDirectory, disk, volumes, options },
       });
-      guest.home = await guest.newHome('source');
-      await guest.home.pod.defineDomain(guestDomain(options.guest));
-      await guest.home.pod.startDomain(GUEST_DOMAIN);
-      await observer.waitFor('become ready', (beacon) => beacon.ready, READY_TIMEOUT_MS);
-      await guest.waitForIndex(guest.home);
+      await guest.#begin();
       return guest;
     } catch (error) {
       await observer.close();
@@ -139,13 +154,40 @@ export class TravellingGuest {
     }
   }
 
+  /** Ends the guest where it is, and begins it anew in a fresh pod of the node `source`, with its disk as it was. */
+  async beginAgain(): Promise<void> {
+    await this.home.pod.virsh(['destroy', GUEST_DOMAIN]);
+    await this.leave(this.home);
+    const file = this.lab.lab.nas.file(`${VOLUME}.img`);
+    await runCommand(['cp', '--sparse=always', this.#disk, file]);
+    await runCommand(['chown', `${QEMU_OWNER.uid}:${QEMU_OWNER.gid}`, file]);
+    this.observer.forget();
+    await this.#begin();
+  }
+
+  async #begin(): Promise<void> {
+    const { guest } = this.#options;
+    this.home = await this.newHome('source');
+    const { pod } = this.home;
+    if ('saved' in guest) {
+      await restoreGuest(pod, guest.saved);
+    } else {
+      await pod.defineDomain(guestDomain(guest.profile, guest.domain));
+      await pod.startDomain(GUEST_DOMAIN);
+    }
+    await this.observer.waitFor('become ready', (beacon) => beacon.ready, READY_TIMEOUT_MS);
+    await this.waitForIndex(this.home);
+  }
+
   /** For tests that look into a sidecar: the image's directory, and the volume of each node. */
   get image(): string {
     return this.#image;
   }
 
   volumeOf(place: NodeName): PodDisk {
-    return this.#volume[place];
+    const [first] = this.#volumes;
+    if (first === undefined) throw new Error('unreachable: start() adds a volume');
+    return first[place];
   }
 
   /** The node that the guest is not on. */
@@ -155,10 +197,12 @@ export class TravellingGuest {
 
   /** A fresh pod, and its sidecar connected to the coordinator. */
   async newHome(place: NodeName = this.elsewhere, options: HomeOptions = {}): Promise<Home> {
-    const { publicLimitBytes } = this.#options;
+    const { guest, publicLimitBytes, suites } = this.#options;
     const pod = await this.lab.startPod(place, {
-      disks: [this.#volume[place]],
+      disks: this.#volumes.map((volume) => volume[place]),
       bootDirectory: this.#bootDirectory,
+      ...(suites === undefined ? {} : { suite: suites[place] }),
+      ...('saved' in guest || guest.domain?.hugePages !== true ? {} : { hugePages: true }),
       ...(publicLimitBytes === undefined ? {} : { publicLimitBytes }),
     });
     await pod.attachObserver(this.observer);
@@ -171,7 +215,7 @@ export class TravellingGuest {
   async startSidecar(home: Home, env: Readonly<Record<string, string>> = {}): Promise<void> {
     home.sidecar = await startAgentSidecar(home.pod, home.admitted, {
       image: this.#image,
-      env: { ...EAGER_INDEX, ...env },
+      env: { ...EAGER_INDEX, ...this.#options.sidecarEnv, ...env },
     });
     await this.coordinator.waitForConnection(home.admitted);
   }
@@ -179,7 +223,7 @@ export class TravellingGuest {
   /** Without an index a source has nothing to refer to. */
   async waitForIndex(home: Home): Promise<void> {
     const deadlineMs = Date.now() + SAMPLED_TIMEOUT_MS;
-    while (!/"index sampled"|"outcome":"accelerated"/.test(await this.logOf(home))) {
+    while (!/"index (sampled|built)"|"outcome":"accelerated"/.test(await this.logOf(home))) {
       if (Date.now() > deadlineMs)
         throw new Error(`${home.pod.name}: no index within ${SAMPLED_TIMEOUT_MS} ms`);
       await new Promise((resolve) => setTimeout(resolve, RESULT_POLL_MS));
@@ -205,7 +249,7 @@ export class TravellingGuest {
       migrationUid,
       source: this.home.admitted,
       target: target.admitted,
-      volumes: [VOLUME],
+      volumes: [VOLUME, ...(this.#options.moreVolumes ?? []).map(({ name }) => name)],
       ...(options.mode === undefined ? {} : { mode: options.mode }),
       ...(options.downtimeLimitMs === undefined ? {} : { downtimeLimitMs: options.downtimeLimitMs }),
     });
@@ -274,6 +318,16 @@ export class TravellingGuest {
     await this.coordinator.stop();
     await this.lab.close(keepLogsIn === undefined ? {} : { keepLogsIn });
   }
+}
+
+/** The disk that the guest begins with, and the directory that its pods see as their boot directory. */
+async function guestFiles(
+  { guest }: TravelOptions,
+  directory: string,
+): Promise<{ disk: string; bootDirectory: string }> {
+  if ('saved' in guest) return { disk: guest.saved.diskTemplate, bootDirectory: guest.saved.directory };
+  const [kernel, disk] = await Promise.all([guest.kernel ?? ensureGuestKernel(), ensureGuestDisk()]);
+  return { disk: disk.path, bootDirectory: await layBootDirectory(directory, kernel) };
 }
 
 function resultIn(
