@@ -143,6 +143,7 @@ export const nasAwareMigrationStatusSchema = z
         secondsLeft: count('At that rate.').optional(),
         linkBytes: count('On the migration link so far.'),
         nasBytes: count('Read from the NAS so far.'),
+        pages: pages.optional(),
         updateTime: instant('When this was reported.'),
       })
       .meta({ description: 'While it runs.' })

@@ -2,9 +2,14 @@
 // that explains itself. With Preferred the VM moves plainly, with Required nothing moves; the operator does not crash, does not spin,
 // and makes no migration that nobody asked for. KubeVirt and kubelet are played through the API.
 import type { KubernetesObject } from '@kubernetes/client-node';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { NasAwareMigrationStatus } from '../crds/nas-aware-migration.ts';
-import { OperatorWorld, type Shop } from '../test/control-plane/operator-world.ts';
+import {
+  eventually,
+  type OperatorWorld,
+  type Shop,
+  worldOfSuite,
+} from '../test/control-plane/operator-world.ts';
 import { isNotFound } from './kubernetes/api-client.ts';
 import { resources } from './kubernetes/resources.ts';
 
@@ -19,17 +24,9 @@ const MAX_IDLE_REQUESTS = 20;
 
 let world: OperatorWorld;
 
-beforeAll(async () => {
-  world = await OperatorWorld.start();
-  await world.startOperator();
-}, 180_000);
-
-afterEach(() => world.stopSidecars());
-
-afterAll(() => world?.stop());
-
-const eventually = (check: () => void | Promise<void>) =>
-  vi.waitFor(check, { timeout: 15_000, interval: 20 });
+worldOfSuite((started) => {
+  world = started;
+});
 
 function patchVmi({ namespace }: Shop, patch: object): Promise<object> {
   return world.api.mergePatch(resources.virtualMachineInstances, namespace, 'db', patch);
@@ -126,6 +123,22 @@ describe('a VM that cannot be accelerated', () => {
     const moved = await world.waitForPhase(where, 'Succeeded', 'preferred');
     expect(moved.result).toMatchObject({ accelerated: false, attempt: 'Plain', reason });
     expect(moved.result?.message).toContain(words);
+  });
+
+  it('whose interface is bridged to the pod network moves plainly, and says why its sidecar is not heard of', async () => {
+    const where = await world.shop();
+    const spec = {
+      networks: [{ name: 'default', pod: {} }],
+      domain: { devices: { interfaces: [{ name: 'default', bridge: {}, macAddress: '02:00:00:00:00:01' }] } },
+    };
+    await patchVmi(where, { spec });
+    await world.migrate(where, { acceleration: 'Required' }, 'required');
+    const refused = await world.waitForPhase(where, 'Failed', 'required');
+    expect(conditionOf(refused, 'Accelerated')).toMatchObject({
+      status: 'False',
+      reason: 'PodNetworkBridged',
+    });
+    expect(await vmimsOf(where)).toEqual([]);
   });
 
   it('with volumes asked for that it does not have says which', async () => {
@@ -284,10 +297,7 @@ describe('objects as large as an API server lets in', () => {
 
   it('a failure that KubeVirt describes at length is recorded', async () => {
     const where = await world.shop();
-    await world.sidecarOf(where.vm.pod);
-    await world.migrate(where);
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
+    const { vmim, targetPod } = await world.handedOver(where);
     await world.kubevirt.fail(where.vm, vmim, targetPod, `libvirt: ${'y'.repeat(200_000)}`);
     const status = await world.waitForPhase(where, 'Failed');
     expect(conditionOf(status, 'Complete')?.message).toContain('libvirt: yyy');
@@ -309,12 +319,7 @@ describe('objects as large as an API server lets in', () => {
 describe('what is deleted', () => {
   it('a namespace in the middle of a migration takes everything with it', async () => {
     const where = await world.shop();
-    const source = await world.sidecarOf(where.vm.pod);
-    await world.migrate(where);
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
-    const target = await world.sidecarOf(targetPod);
-    await world.stream(source, target);
+    const { targetPod } = await world.streaming(where);
     await world.api.delete(resources.namespaces, undefined, where.namespace);
     // Nobody's kubelet ends these.
     for (const pod of [where.vm.pod, targetPod]) await world.removePod(pod);

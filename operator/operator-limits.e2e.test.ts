@@ -2,9 +2,9 @@
 // stops for lack of room, too little gain, too old a protocol; and the label by which its Service finds the leader.
 import type { KubernetesObject, V1Pod } from '@kubernetes/client-node';
 import { pino } from 'pino';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { exampleHello, exampleProgress } from '../control/example-messages.ts';
-import { OperatorWorld, type Shop } from '../test/control-plane/operator-world.ts';
+import { eventually, OperatorWorld, type Shop } from '../test/control-plane/operator-world.ts';
 import type { MigrationObject } from './controller/snapshot.ts';
 import { apiVersionOf, resources } from './kubernetes/resources.ts';
 import { hasSidecar } from './kubevirt/launcher-pod.ts';
@@ -25,9 +25,6 @@ beforeAll(async () => {
 afterEach(() => world.stopSidecars());
 
 afterAll(() => world?.stop());
-
-const eventually = (check: () => void | Promise<void>) =>
-  vi.waitFor(check, { timeout: 15_000, interval: 20 });
 
 /** A pod of the operator's Deployment, with the label that an earlier leader left. */
 function operatorPod(name: string): Promise<V1Pod> {
@@ -64,12 +61,7 @@ const policyConditions = async ({ namespace }: Shop) => {
 
 /** A migration between two fresh sidecars up to the point where it streams. */
 async function running(shop: Shop) {
-  const source = await world.sidecarOf(shop.vm.pod);
-  await world.migrate(shop);
-  const vmim = await world.kubevirt.migrationOf(shop.vm);
-  const targetPod = await world.kubevirt.handOff(shop.vm, vmim, 'node-2');
-  const target = await world.sidecarOf(targetPod);
-  await world.stream(source, target);
+  const { source, target, vmim, targetPod } = await world.streaming(shop);
   await world.kubevirt.phase(vmim, 'Running');
   await world.waitForPhase(shop, 'Migrating');
   return {
@@ -191,10 +183,7 @@ describe('what is not worth it or not possible', () => {
 
   it('is told of a target that is of another release', async () => {
     const shop = await world.shop();
-    const source = await world.sidecarOf(shop.vm.pod);
-    await world.migrate(shop);
-    const vmim = await world.kubevirt.migrationOf(shop.vm);
-    const targetPod = await world.kubevirt.handOff(shop.vm, vmim, 'node-2');
+    const { source, vmim, targetPod } = await world.handedOver(shop);
     await world.sidecarOf(targetPod, { hello: { link: { min: 200, max: 201 } } });
     await eventually(async () =>
       expect(await conditionOf(shop)).toMatchObject({ status: 'False', reason: 'ProtocolTooOld' }),

@@ -2,26 +2,22 @@
 // connections; KubeVirt and kubelet are played through the API, QEMU and its streams are not there.
 import type { KubernetesObject, V1ConfigMap } from '@kubernetes/client-node';
 import { pino } from 'pino';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { OperatorWorld } from '../test/control-plane/operator-world.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { eventually, type OperatorWorld, worldOfSuite } from '../test/control-plane/operator-world.ts';
 import { isNotFound } from './kubernetes/api-client.ts';
 import { resources } from './kubernetes/resources.ts';
 import { hasSidecar } from './kubevirt/launcher-pod.ts';
 import { Operator } from './operator.ts';
 
+/** Within it the operator sees what was written, and would have acted on it. */
+const SEEN_MS = 1000;
+const pauseForCaches = () => new Promise((resolve) => setTimeout(resolve, SEEN_MS));
+
 let world: OperatorWorld;
 
-beforeAll(async () => {
-  world = await OperatorWorld.start();
-  await world.startOperator();
-}, 180_000);
-
-afterEach(() => world.stopSidecars());
-
-afterAll(() => world?.stop());
-
-const eventually = (check: () => void | Promise<void>) =>
-  vi.waitFor(check, { timeout: 10_000, interval: 10 });
+worldOfSuite((started) => {
+  world = started;
+});
 
 describe('operator on a real API server', () => {
   it('injects a sidecar into pods that KubeVirt creates, and publishes its CA', async () => {
@@ -90,10 +86,7 @@ describe('operator on a real API server', () => {
 
   it('gives the source its socket back when the target cannot', async () => {
     const where = await world.shop();
-    const source = await world.sidecarOf(where.vm.pod);
-    await world.migrate(where);
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
+    const { source, vmim, targetPod } = await world.handedOver(where);
     await world.sidecarOf(targetPod, { declines: 'SocketNotTaken' });
     await eventually(() => expect(source.state).toMatchObject({ phase: 'raw', reason: 'PeerRaw' }));
     await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
@@ -130,10 +123,7 @@ describe('operator on a real API server', () => {
   it('moves plainly under a policy that is suspended', async () => {
     const where = await world.shop();
     await world.policy(where.namespace, { suspend: true });
-    await world.sidecarOf(where.vm.pod);
-    await world.migrate(where);
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
+    const { vmim, targetPod } = await world.handedOver(where);
     await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
     expect((await world.waitForPhase(where, 'Succeeded')).result).toMatchObject({
       attempt: 'Plain',
@@ -143,12 +133,7 @@ describe('operator on a real API server', () => {
 
   it('records with Observe what would have been saved', async () => {
     const where = await world.shop();
-    const source = await world.sidecarOf(where.vm.pod);
-    await world.migrate(where, { acceleration: 'Observe' });
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
-    const target = await world.sidecarOf(targetPod);
-    await world.stream(source, target);
+    const { source, target, vmim, targetPod } = await world.streaming(where, { acceleration: 'Observe' });
     expect(source.received).toContainEqual(expect.objectContaining({ type: 'arm', mode: 'observe' }));
     source.finish({ outcome: 'observed' });
     target.finish({ outcome: 'observed' });
@@ -186,6 +171,23 @@ describe('operator on a real API server', () => {
     expect((await world.waitForPhase(where, 'Succeeded', name)).result).toMatchObject({ accelerated: true });
   });
 
+  it('adopts a migration that becomes adoptable while it runs, but not again when its record was deleted', async () => {
+    const where = await world.shop();
+    await world.policy(where.namespace, { adoption: 'Disabled' });
+    const vmim = await world.kubevirt.evict(where.vm);
+    const name = vmim.metadata?.name ?? '';
+    await pauseForCaches();
+    await expect(world.statusOf(where, name)).rejects.toSatisfy(isNotFound);
+    await world.policy(where.namespace, { adoption: 'Enabled' });
+    await world.waitForPhase(where, 'Preparing', name);
+    await world.api.delete(resources.nasAwareMigrations, where.namespace, name);
+    await eventually(() => expect(world.statusOf(where, name)).rejects.toSatisfy(isNotFound));
+    // Something that decides over adoption changes once more.
+    await world.policy(where.namespace, { adoption: 'Enabled', suspend: true });
+    await pauseForCaches();
+    await expect(world.statusOf(where, name)).rejects.toSatisfy(isNotFound);
+  });
+
   it('cancels the migration when its object is deleted', async () => {
     const where = await world.shop();
     await world.sidecarOf(where.vm.pod);
@@ -203,12 +205,7 @@ describe('operator on a real API server', () => {
 
   it('opens the breaker after a failed armed attempt, so that the next one is plain', async () => {
     const where = await world.shop();
-    const source = await world.sidecarOf(where.vm.pod);
-    await world.migrate(where);
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
-    const target = await world.sidecarOf(targetPod);
-    await world.stream(source, target);
+    const { source, target, vmim, targetPod } = await world.streaming(where);
     source.finish({ outcome: 'failed', reason: 'InternalError' });
     target.finish({ outcome: 'failed', reason: 'InternalError' });
     await world.kubevirt.fail(where.vm, vmim, targetPod, 'connection lost');
@@ -223,10 +220,7 @@ describe('operator on a real API server', () => {
 
   it('arms anew with a higher epoch when the operator is restarted before GO', async () => {
     const where = await world.shop();
-    const source = await world.sidecarOf(where.vm.pod);
-    await world.migrate(where);
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
+    const { source, vmim, targetPod } = await world.handedOver(where);
     await eventually(() => expect(source.state.phase).toBe('armed'));
     const before = source.client.highestEpoch;
     await world.operator?.stop();
@@ -242,14 +236,27 @@ describe('operator on a real API server', () => {
     expect((await world.waitForPhase(where, 'Succeeded')).result).toMatchObject({ accelerated: true });
   });
 
+  it('lets go of a source that holds for its GO when it stops, and the next leader records why', async () => {
+    const where = await world.shop();
+    const { source, vmim, targetPod } = await world.handedOver(where);
+    await eventually(() => expect(source.state.phase).toBe('armed'));
+    source.connect();
+    expect(source.state.phase).toBe('holding');
+    // The hub has heard of it, and the two seconds that a GO may take are far from over.
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    await world.operator?.stop();
+    await eventually(() => expect(source.rawReason).toBe('OperatorStopping'));
+    await world.startOperator();
+    source.finish();
+    await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
+    expect((await world.waitForPhase(where, 'Succeeded', 'move-db', 40_000)).result).toMatchObject({
+      ...{ accelerated: false, attempt: 'Plain', reason: 'OperatorStopping' },
+    });
+  });
+
   it('goes on through a restart of the API server in mid-migration', async () => {
     const where = await world.shop();
-    const source = await world.sidecarOf(where.vm.pod);
-    await world.migrate(where);
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
-    const target = await world.sidecarOf(targetPod);
-    await world.stream(source, target);
+    const { source, target, vmim, targetPod } = await world.streaming(where);
     await world.plane.restartApiServer('SIGKILL');
     source.finish();
     target.finish();
@@ -270,12 +277,7 @@ describe('operator on a real API server', () => {
       await world.operator?.stop();
       world.operator = second;
       await vi.waitFor(() => expect(second.hubPort).toBeDefined(), { timeout: 10_000, interval: 20 });
-      const source = await world.sidecarOf(where.vm.pod);
-      await world.migrate(where);
-      const vmim = await world.kubevirt.migrationOf(where.vm);
-      const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
-      const target = await world.sidecarOf(targetPod);
-      await world.stream(source, target);
+      const { source, target, vmim, targetPod } = await world.streaming(where);
       source.finish();
       target.finish();
       await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
@@ -331,10 +333,7 @@ describe('operator on a real API server', () => {
 
   it('gives no key to a pod that is not of the VM, whatever its token says', async () => {
     const where = await world.shop();
-    const source = await world.sidecarOf(where.vm.pod);
-    await world.migrate(where);
-    const vmim = await world.kubevirt.migrationOf(where.vm);
-    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
+    const { source, targetPod } = await world.handedOver(where);
     // KubeVirt takes the pod out of activePods: from here on it is nobody's.
     await world.api.mergePatch(resources.virtualMachineInstances, where.namespace, 'db', {
       status: { activePods: { [targetPod.metadata?.uid ?? '']: null } },

@@ -382,6 +382,7 @@ export class Operator {
       await aborted(signal);
     } finally {
       log.info('no longer leading');
+      coordinator.endTerm(this.#stopping.signal.aborted ? 'OperatorStopping' : 'NotLeader');
       this.#hub = undefined;
       this.#controller = undefined;
       this.#coordinator = undefined;

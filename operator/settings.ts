@@ -19,7 +19,7 @@ const environmentSchema = z.object({
   NASMIG_SIDECAR_IMAGE: z.string().min(1),
   NASMIG_SIDECAR_CPU: z.string().default('100m'),
   NASMIG_SIDECAR_MEMORY: z.string().default('256Mi'),
-  NASMIG_INDEX_MEMORY: z.string().default('96Mi'),
+  NASMIG_INDEX_MEMORY: z.string().default('64Mi'),
   NASMIG_LISTEN_HOST: z.string().default('0.0.0.0'),
   NASMIG_HUB_PORT: port.default(8443),
   /** What sidecars dial. */
@@ -35,7 +35,7 @@ const environmentSchema = z.object({
   NASMIG_SHARED_DRIVERS: list.default([...defaultSharedFileSystemDrivers]),
   /** Accelerated migrations at a time for each NFS server; 0 is no limit. 5 is KubeVirt's own limit for a cluster. */
   NASMIG_NAS_READ_PERMITS: z.coerce.number().int().min(0).max(10_000).default(5),
-  NASMIG_WORKERS: z.coerce.number().int().min(1).max(64).default(8),
+  NASMIG_WORKERS: z.coerce.number().int().min(1).max(64).default(4),
   NASMIG_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
   /** Of the leader's Lease; renewed every seventh of it, given up at two thirds. */
   NASMIG_LEASE_SECONDS: z.coerce.number().int().min(2).max(60).default(15),

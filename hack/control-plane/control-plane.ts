@@ -7,13 +7,13 @@ import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { request } from 'node:https';
-import { type AddressInfo, createServer } from 'node:net';
 import path from 'node:path';
 import {
   createAuthority,
   issueCertificate,
   type KeyAndCertificate,
 } from '../../operator/certificates/x509.ts';
+import { freePorts } from './free-ports.ts';
 import { locatePrograms, type Program } from './release.ts';
 
 export interface ControlPlaneOptions {
@@ -124,7 +124,8 @@ export class ControlPlane {
       writeSecret(dir, 'sa.pub', serviceAccount.publicKey.export({ type: 'spki', format: 'pem' }).toString()),
       writeSecret(dir, 'tokens.csv', `${adminToken},admin,admin,"system:masters"\n`),
     ]);
-    const ports = await freePorts();
+    const [api = 0, etcd = 0, etcdPeer = 0] = await freePorts(3);
+    const ports = { api, etcd, etcdPeer };
     const plane = new ControlPlane({ options: { ...options, dir }, programs, authority, adminToken, ports });
     await writeSecret(dir, 'admin.kubeconfig', plane.kubeconfigFor('admin', adminToken));
     try {
@@ -354,21 +355,4 @@ async function startError(running: RunningProgram, problem: string): Promise<Con
 
 async function writeSecret(dir: string, name: string, content: string): Promise<void> {
   await writeFile(path.join(dir, name), content, { mode: 0o600 });
-}
-
-/** Three ports that were free at the same moment. Held together so that they differ. */
-async function freePorts(): Promise<Ports> {
-  const servers = await Promise.all(
-    [0, 1, 2].map(
-      () =>
-        new Promise<ReturnType<typeof createServer>>((resolve, reject) => {
-          const server = createServer();
-          server.on('error', reject);
-          server.listen(0, HOST, () => resolve(server));
-        }),
-    ),
-  );
-  const [api = 0, etcd = 0, etcdPeer = 0] = servers.map((server) => (server.address() as AddressInfo).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return { api, etcd, etcdPeer };
 }

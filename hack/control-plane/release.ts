@@ -1,9 +1,9 @@
 // Which Kubernetes the tests run against, and where its programs come from: KUBEBUILDER_ASSETS, else PATH, else built once
 // from their Go modules into .cache/control-plane/<release>/bin. Nothing is downloaded but Go modules.
 import { execFile } from 'node:child_process';
-import { access, constants } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { isExecutable } from '../executable.ts';
 
 const run = promisify(execFile);
 
@@ -63,15 +63,6 @@ async function locate(program: Program, environment: NodeJS.ProcessEnv): Promise
     if ((await isExecutable(candidate)) && (await suits(program, candidate))) return candidate;
   }
   return undefined;
-}
-
-async function isExecutable(file: string): Promise<boolean> {
-  try {
-    await access(file, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** kubectl is supported within one minor of the server; a stray older one on PATH is not taken. */

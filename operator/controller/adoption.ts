@@ -1,21 +1,24 @@
 // Migrations that somebody else started (a drain, `virtctl migrate`), of VMs under a policy: each gets a NasAwareMigration that
-// names it, so that it is accelerated and recorded by the same controller. Nothing about the migration itself is changed.
+// names it, so that it is accelerated and recorded by the same controller. Nothing about the migration itself is changed. Each is
+// looked at again when what decides over it changes: its VM, the policies, the labels of its namespace.
 import type { KubernetesObject } from '@kubernetes/client-node';
 import type { Logger } from 'pino';
 import { type ApiClient, isAlreadyExists, isNotFound } from '../kubernetes/api-client.ts';
 import { apiVersionOf, keyOf, resources, splitKey } from '../kubernetes/resources.ts';
 import { WorkQueue } from '../kubernetes/work-queue.ts';
 import { isFinal, readVmi, readVmim, type Vmim } from '../kubevirt/objects.ts';
-import { byMigrationName, type Caches } from './caches.ts';
+import { byMigrationName, byVmi, type Caches } from './caches.ts';
 import { readPolicy, selectPolicy } from './policies.ts';
-import { ADOPTED_LABEL } from './snapshot.ts';
+import { ADOPTED_LABEL, type MigrationObject } from './snapshot.ts';
 
 export class Adoption {
   readonly queue: WorkQueue;
   readonly #api: ApiClient;
   readonly #caches: Caches;
   readonly #log: Logger;
-  readonly #unsubscribe: () => void;
+  readonly #subscriptions: (() => void)[];
+  /** UIDs of migrations whose record somebody deleted: they are not recorded again. */
+  readonly #dismissed = new Set<string>();
 
   constructor(options: { api: ApiClient; caches: Caches; log: Logger }) {
     this.#api = options.api;
@@ -29,19 +32,46 @@ export class Adoption {
       onFailure: (key, error) =>
         this.#log.warn({ ...splitKey(key), err: error }, 'adoption failed, it is tried again'),
     });
-    this.#unsubscribe = this.#caches.vmims.onChange(({ current }) => {
-      if (current !== undefined) this.queue.add(keyOf(current));
-    });
+    const { vmims, vmis, migrations, policies, namespaces } = this.#caches;
+    this.#subscriptions = [
+      vmims.onChange(({ current, previous }) => {
+        if (current !== undefined) this.queue.add(keyOf(current));
+        else this.#dismissed.delete(previous?.metadata?.uid ?? '');
+      }),
+      vmis.onChange(({ current, previous }) => {
+        if (current !== undefined && !hasSameLabels(current, previous))
+          for (const migration of vmims.find(byVmi, keyOf(current))) this.queue.add(keyOf(migration));
+      }),
+      migrations.onChange(({ current, previous }) => {
+        if (current === undefined) this.#dismiss(previous);
+      }),
+      policies.onChange(() => this.addAll()),
+      namespaces.onChange(({ current, previous }) => {
+        if (current === undefined || hasSameLabels(current, previous)) return;
+        const name = current.metadata?.name;
+        for (const migration of vmims.values())
+          if (migration.metadata?.namespace === name) this.queue.add(keyOf(migration));
+      }),
+    ];
   }
 
-  /** Every migration once: at the beginning of a term. */
+  /** Every migration once: at the beginning of a term, and when policies changed. */
   addAll(): void {
     for (const object of this.#caches.vmims.values()) this.queue.add(keyOf(object));
   }
 
   async stop(): Promise<void> {
-    this.#unsubscribe();
+    for (const unsubscribe of this.#subscriptions) unsubscribe();
     await this.queue.stop();
+  }
+
+  /** Whoever deletes the record of a migration stops its acceleration, and not for a moment. */
+  #dismiss(record: MigrationObject | undefined): void {
+    const { migrationName } = (record?.spec ?? {}) as { migrationName?: unknown };
+    if (typeof migrationName !== 'string') return;
+    const key = `${record?.metadata?.namespace ?? ''}/${migrationName}`;
+    const uid = this.#caches.vmims.get(key)?.metadata?.uid;
+    if (uid !== undefined) this.#dismissed.add(uid);
   }
 
   async #consider(key: string): Promise<undefined> {
@@ -49,6 +79,7 @@ export class Adoption {
     if (
       vmim === undefined ||
       !isAdoptable(vmim) ||
+      this.#dismissed.has(vmim.metadata.uid) ||
       this.#caches.migrations.find(byMigrationName, key).length > 0
     )
       return;
@@ -92,6 +123,13 @@ export class Adoption {
       if (!isAlreadyExists(error) && !isNotFound(error)) throw error;
     }
   }
+}
+
+function hasSameLabels(current: KubernetesObject, previous: KubernetesObject | undefined): boolean {
+  if (previous === undefined) return false;
+  const [now, before] = [current.metadata?.labels ?? {}, previous.metadata?.labels ?? {}];
+  const names = Object.keys(now);
+  return names.length === Object.keys(before).length && names.every((name) => now[name] === before[name]);
 }
 
 /** Under way, and not made by us: ours carry an owner. */

@@ -104,11 +104,13 @@ function specOf(object: MigrationObject): Record<string, unknown> | undefined {
   return object.spec as Record<string, unknown> | undefined;
 }
 
-/** A VMI of a thousand: domain, devices and networks are most of it, and nobody reads them here. */
+/** A VMI of a thousand: its domain is most of it, and nobody reads much of that here. */
 function trimVmi(object: KubevirtObject): void {
   const spec = object.spec as Record<string, unknown> | undefined;
   if (spec === undefined || typeof spec !== 'object') return;
-  for (const name of Object.keys(spec)) if (name !== 'volumes') delete spec[name];
+  for (const name of Object.keys(spec))
+    if (name !== 'volumes' && name !== 'networks' && name !== 'domain') delete spec[name];
+  trimDomain(spec);
   const status = object.status as Record<string, unknown> | undefined;
   if (status === undefined || typeof status !== 'object') return;
   for (const name of [
@@ -120,6 +122,22 @@ function trimVmi(object: KubevirtObject): void {
   ]) {
     delete status[name];
   }
+}
+
+/** How the interfaces are bound is read, and nothing else of them. */
+function trimDomain(spec: Record<string, unknown>): void {
+  const domain = spec['domain'] as { devices?: { interfaces?: unknown } } | null | undefined;
+  const interfaces = domain?.devices?.interfaces;
+  spec['domain'] = Array.isArray(interfaces)
+    ? {
+        devices: {
+          interfaces: interfaces.map((one: { name?: unknown; bridge?: unknown } | null) => ({
+            name: one?.name,
+            ...(one?.bridge === undefined ? {} : { bridge: one.bridge }),
+          })),
+        },
+      }
+    : {};
 }
 
 function trimPod(pod: V1Pod): void {

@@ -76,8 +76,8 @@ const RECONNECT_MS = 15_000;
 
 const MIN_BACKOFF_MS = 50;
 const MAX_BACKOFF_MS = 30_000;
-/** The cache has not yet seen what was written: its event brings the object back anyway. */
-const STALE_CACHE_RECHECK_MS = 200;
+/** The cache has not yet seen what was written: its event brings the object back anyway, this is for one that was lost. */
+const RECHECK_MS = 200;
 
 export class Controller {
   readonly queue: WorkQueue;
@@ -206,8 +206,7 @@ export class Controller {
   async #reconcile(key: string): Promise<number | undefined> {
     const object = this.#options.caches.migrations.get(key);
     if (object === undefined) return undefined;
-    if (isOlder(object.metadata?.resourceVersion, this.#written.get(key)?.resourceVersion))
-      return STALE_CACHE_RECHECK_MS;
+    if (isOlder(object.metadata?.resourceVersion, this.#written.get(key)?.resourceVersion)) return RECHECK_MS;
     const migration = readMigration(object);
     if (migration === undefined) {
       this.#options.log.warn(
@@ -225,12 +224,19 @@ export class Controller {
     const snapshot: Snapshot = { ...facts, permit: this.#permitFor(facts, key) };
     const decision = decide(snapshot);
     const [first] = decision.effects;
-    // The finalizer comes before anything that would have to be undone.
-    if (first?.type === 'addFinalizer') await this.#carryOut(first, snapshot, key);
-    if (decision.status !== undefined) await this.#writeStatus(key, migration, decision.status);
-    for (const effect of decision.effects) {
-      if (effect.type !== 'addFinalizer') await this.#carryOut(effect, snapshot, key);
+    // The finalizer comes before anything that would have to be undone, and the name of KubeVirt's migration is in the status before it
+    // is made. Each of these steps is one reconcile, which the event of its own write brings back: none takes longer than a request.
+    if (first?.type === 'addFinalizer') {
+      await this.#carryOut(first, snapshot, key);
+      return RECHECK_MS;
     }
+    if (decision.status !== undefined) await this.#writeStatus(key, migration, decision.status);
+    if (
+      migration.status.migration === undefined &&
+      decision.effects.some(({ type }) => type === 'createMigration')
+    )
+      return RECHECK_MS;
+    for (const effect of decision.effects) await this.#carryOut(effect, snapshot, key);
     this.#observeArming(snapshot);
     if (snapshot.coordination?.progress !== undefined && !isFinished(decision.status ?? migration.status))
       this.#options.onRunning?.(migration, snapshot.coordination.progress);

@@ -205,7 +205,7 @@ describe('starting', () => {
       const decision = decide(snapshot(facts));
       expect(decision.status?.phase).toBe('Failed');
       expect(condition(decision, 'Complete')).toMatchObject({ status: 'True', reason });
-      expect(effectTypes(decision)).toEqual(['removeFinalizer']);
+      expect(effectTypes(decision)).toEqual([]);
     },
   );
 
@@ -242,7 +242,7 @@ describe('starting', () => {
           migration: { ...migration, firstSeenMs: 0, spec: { ...migration.spec, acceleration: 'Required' } },
         }),
       );
-      expect(effectTypes(required)).toEqual(['removeFinalizer']);
+      expect(effectTypes(required)).toEqual([]);
       expect(required.status).toMatchObject({ phase: 'Failed', result: { accelerated: false, reason } });
     },
   );
@@ -337,6 +337,32 @@ describe('running', () => {
     expect(effectTypes(decide(snapshot({ vmim: vmim('Scheduling'), vmi: earlier })))).toEqual([]);
   });
 
+  it.each([
+    [{}, 300],
+    [{ maxDowntimeMs: 900 }, 300],
+    [{ maxDowntimeMs: 150.4 }, 150],
+    [{ maxDowntimeMs: 0 }, 1],
+  ])('paces the first pass for the limit that QEMU has in it: %j', (configuration, downtimeLimitMs) => {
+    const decision = decide(snapshot({ vmim: vmim('TargetReady'), vmi: handedOff(configuration) }));
+    expect(decision.effects).toMatchObject([{ type: 'coordinate', order: { downtimeLimitMs } }]);
+  });
+
+  it.each([
+    [[{ name: 'default', bridge: {} }], [{ name: 'default', pod: {} }], 'PodNetworkBridged'],
+    [[{ name: 'default', masquerade: {} }], [{ name: 'default', pod: {} }], 'HubUnreachable'],
+    [[{ name: 'second', bridge: {} }], [{ name: 'second', multus: {} }], 'HubUnreachable'],
+  ])('of a VM with interfaces %j says why its sidecar is not connected', (interfaces, networks, reason) => {
+    const bridged = readVmi({
+      metadata: { namespace: 'shop', name: 'db', uid: 'vmi-1' },
+      ...({
+        spec: { volumes: [], networks, domain: { devices: { interfaces } } },
+        status: { phase: 'Running' },
+      } as object),
+    });
+    const decision = decide(snapshot({ vmi: bridged, sourcePod: pod('pod-a', { connected: false }) }));
+    expect(condition(decision, 'Accelerated')).toMatchObject({ status: 'False', reason });
+  });
+
   it('arms both pods after the hand-off, with the limits that apply', () => {
     const policy = readPolicy({
       metadata: { name: 'all' },
@@ -352,7 +378,7 @@ describe('running', () => {
         order: {
           migrationUid: vmimUid,
           mode: 'accelerate',
-          downtimeLimitMs: 500,
+          downtimeLimitMs: 300,
           volumes: ['rootdisk'],
           limits: { linkBytesPerSecond: 1e8, nasReadBytesPerSecond: 2 ** 30 },
           sourcePodUid: 'pod-a',
@@ -441,7 +467,7 @@ describe('running', () => {
       snapshot({ migration: nam({ migrationName: 'x' }), vmim: vmim('Running', {}, { vmiName: 'other' }) }),
     );
     expect(decision.status?.phase).toBe('Failed');
-    expect(effectTypes(decision)).toEqual(['removeFinalizer', 'recorded'].reverse());
+    expect(effectTypes(decision)).toEqual(['recorded']);
   });
 });
 
@@ -492,7 +518,7 @@ describe('the end', () => {
       },
     });
     expect(decision.status?.result).not.toHaveProperty('reason');
-    expect(effectTypes(decision)).toEqual(['recorded', 'removeFinalizer']);
+    expect(effectTypes(decision)).toEqual(['recorded']);
   });
 
   it('says why one was plain', () => {

@@ -6,7 +6,7 @@ import { DEFAULT_DOWNTIME_LIMIT_MS } from '../../control/limits.ts';
 import { describeReason, type Reason } from '../../control/reasons.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import type { CoordinationOrder } from '../hub/coordinator.ts';
-import { isFinal, type Vmim } from '../kubevirt/objects.ts';
+import { isFinal, isPodNetworkBridged, type Vmim } from '../kubevirt/objects.ts';
 import { parseDurationMs, parseQuantity } from '../kubevirt/quantities.ts';
 import { ATTEMPT_MEMORY_MS } from './breaker.ts';
 import { type ConditionChange, type DocumentedReason, withConditions } from './conditions.ts';
@@ -64,7 +64,8 @@ export function decide(snapshot: Snapshot): Decision {
   if (isFinished(migration.status)) return decideFinished(snapshot);
   const decision =
     snapshot.vmim === undefined ? decideStart(snapshot) : decideRunning(snapshot, snapshot.vmim);
-  if (!migration.hasFinalizer && !decision.effects.some(({ type }) => type === 'removeFinalizer')) {
+  // What was refused at the first look has nothing that would have to be undone.
+  if (!migration.hasFinalizer && !isFinished(decision.status ?? {})) {
     decision.effects.unshift({ type: 'addFinalizer' });
   }
   return decision;
@@ -433,7 +434,7 @@ function finish(
   phase: 'Succeeded' | 'Failed' | 'Cancelled',
   outcome: { reason: DocumentedReason; message: string },
 ): Decision {
-  const { migration, nowMs } = snapshot;
+  const { nowMs } = snapshot;
   const result = resultOf(snapshot, phase, outcome);
   const accelerated = result.accelerated;
   // What is repeated from an earlier status was one of ours.
@@ -460,7 +461,7 @@ function finish(
     },
     ...forget(snapshot),
   ];
-  if (migration.hasFinalizer) effects.push({ type: 'removeFinalizer' });
+  // The finalizer goes when this end is seen in the cache: see decideFinished.
   return { status, effects };
 }
 
@@ -557,12 +558,13 @@ function factsOf(snapshot: Facts) {
 }
 
 /** What speaks against the source's sidecar. While the migration runs, one that is not connected may still come. */
-function sourceProblem({ sourcePod }: Facts, running = false): NotAccelerated | undefined {
+function sourceProblem({ sourcePod, vmi }: Facts, running = false): NotAccelerated | undefined {
   if (sourcePod === undefined)
     return running ? undefined : because('NoSidecar', 'no virt-launcher pod was found for the VM');
   if (!sourcePod.hasSidecar) return because('NoSidecar', `source pod ${sourcePod.name}`);
-  if (!sourcePod.connected && !running) return because('HubUnreachable', `source pod ${sourcePod.name}`);
-  return undefined;
+  if (sourcePod.connected) return undefined;
+  if (vmi !== undefined && isPodNetworkBridged(vmi)) return because('PodNetworkBridged', undefined);
+  return running ? undefined : because('HubUnreachable', `source pod ${sourcePod.name}`);
 }
 
 function targetProblem({ targetPod }: Facts): NotAccelerated | undefined {
@@ -606,7 +608,7 @@ function preparationLeftMs(snapshot: Facts): number {
 function orderOf(
   snapshot: Snapshot,
   vmim: Vmim,
-  downtimeLimitMs: number | undefined,
+  maxDowntimeMs: number | undefined,
 ): CoordinationOrder | undefined {
   const { sourcePod, targetPod, migration, policy, volumes } = snapshot;
   if (sourcePod === undefined || !sourcePod.belongsToVmi || volumes.usable.length === 0) return undefined;
@@ -618,10 +620,7 @@ function orderOf(
   return {
     migrationUid: vmim.metadata.uid,
     mode: effectiveAcceleration(snapshot) === 'Observe' ? 'observe' : 'accelerate',
-    downtimeLimitMs: Math.min(
-      2_000_000,
-      Math.max(1, Math.round(downtimeLimitMs ?? DEFAULT_DOWNTIME_LIMIT_MS)),
-    ),
+    downtimeLimitMs: firstPassDowntimeLimitMs(maxDowntimeMs),
     volumes: volumes.usable,
     limits: {
       ...(link === undefined ? {} : { linkBytesPerSecond: link }),
@@ -630,6 +629,11 @@ function orderOf(
     sourcePodUid: sourcePod.uid,
     targetPodUid: targetPod?.belongsToVmi === true ? targetPod.uid : undefined,
   };
+}
+
+/** What QEMU may stop the VM at while the sidecar has to know it; see DEFAULT_DOWNTIME_LIMIT_MS. */
+function firstPassDowntimeLimitMs(maxDowntimeMs = DEFAULT_DOWNTIME_LIMIT_MS): number {
+  return Math.max(1, Math.min(DEFAULT_DOWNTIME_LIMIT_MS, Math.round(maxDowntimeMs)));
 }
 
 /** Nobody is armed by it, so that it needs no more than to know whose results count. */

@@ -61,6 +61,7 @@ describe('progress', () => {
       secondsLeft: 5,
       linkBytes: exampleProgress.linkBytes,
       nasBytes: exampleProgress.nasBytes,
+      pages: exampleProgress.pages,
       updateTime: '2026-06-01T12:00:00Z',
     });
   });
@@ -83,12 +84,15 @@ describe('progress', () => {
             ramBytes: 1000,
             remainingBytes: left * 1000,
             linkBytes: left * 1e6,
+            pages: { reference: left * 1000, literalRaw: 1, literalCompressed: left * 100, zero: left * 200 },
           };
           const progress = progressOf(snapshot(status, told(change), nowMs));
           expect(progress?.percent).toBeGreaterThanOrEqual(before?.percent ?? 0);
           expect(progress?.percent).toBeLessThan(100);
           expect(progress?.iteration).toBeGreaterThanOrEqual(before?.iteration ?? 0);
           expect(progress?.linkBytes).toBeGreaterThanOrEqual(before?.linkBytes ?? 0);
+          for (const kind of ['reference', 'literalRaw', 'literalCompressed', 'zero'] as const)
+            expect(progress?.pages?.[kind]).toBeGreaterThanOrEqual(before?.pages?.[kind] ?? 0);
           status = progress === undefined ? {} : { progress };
           nowMs += PROGRESS_WRITE_INTERVAL_MS;
         }

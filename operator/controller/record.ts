@@ -1,7 +1,7 @@
 // What the sidecars told, as progress and result in the object's status. Progress never runs backwards and is written at most
 // every ten seconds; the result says in plain words why a migration was not accelerated when it was not. Pure.
 
-import type { Result } from '../../control/messages.ts';
+import type { PageCounts, Result } from '../../control/messages.ts';
 import { describeReason, type Reason } from '../../control/reasons.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import type { DocumentedReason } from './conditions.ts';
@@ -37,11 +37,23 @@ export function progressOf({ migration, coordination, nowMs }: Snapshot): Progre
     bytesPerSecond: told.qemuBytesPerSecond,
     linkBytes: Math.max(before?.linkBytes ?? 0, told.linkBytes),
     nasBytes: Math.max(before?.nasBytes ?? 0, told.nasBytes),
+    pages: mostOf(told.pages, before?.pages),
     updateTime: new Date(nowMs).toISOString().replace(/\.\d+Z$/, 'Z'),
   };
   if (told.qemuBytesPerSecond > 0)
     progress.secondsLeft = Math.ceil(told.remainingBytes / told.qemuBytesPerSecond);
   return progress;
+}
+
+/** A sidecar that starts counting anew must not let the numbers run backwards. */
+function mostOf(told: PageCounts, before: PageCounts | undefined): PageCounts {
+  if (before === undefined) return told;
+  return {
+    reference: Math.max(told.reference, before.reference),
+    literalRaw: Math.max(told.literalRaw, before.literalRaw),
+    literalCompressed: Math.max(told.literalCompressed, before.literalCompressed),
+    zero: Math.max(told.zero, before.zero),
+  };
 }
 
 /** What happened, once it is over. `outcome` is the migration's, from KubeVirt or from our refusal. */

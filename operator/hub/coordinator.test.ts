@@ -185,6 +185,81 @@ describe('coordinator', () => {
     expect(types(a)).toEqual(['arm', 'disarm', 'recorded']);
   });
 
+  it.each(['NotLeader', 'OperatorStopping'] as const)(
+    'lets go of a source that holds for its GO when its term ends: %s',
+    (reason) => {
+      const [a, b] = [session('pod-a'), session('pod-b')];
+      coordinator.onSession(a);
+      coordinator.onSession(b);
+      coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+      coordinator.onMessage(a, says('holding', 'source'));
+      coordinator.endTerm(reason);
+      expect(a.sent.at(-1)).toMatchObject({ type: 'disarm', reason, epoch: 7 });
+      expect(coordinator.view(migrationUid)?.reason).toBe(reason);
+    },
+  );
+
+  it('leaves the armed and the framed alone when its term ends: the next leader finds them', () => {
+    const [a, b] = [session('pod-a'), session('pod-b')];
+    coordinator.onSession(a);
+    coordinator.onSession(b);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.onMessage(a, says('armed', 'source'));
+    coordinator.endTerm('NotLeader');
+    coordinator.onMessage(b, says('armed', 'target'));
+    coordinator.onMessage(a, says('holding', 'source'));
+    coordinator.endTerm('OperatorStopping');
+    expect(types(a)).toEqual(['arm', 'go']);
+    expect(types(b)).toEqual(['arm']);
+  });
+
+  it('knows that no GO could come because the target was not connected', () => {
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.onMessage(a, says('holding', 'source'));
+    coordinator.onMessage(a, { type: 'raw', migrationUid, epoch: 7, role: 'source', reason: 'NoGo' });
+    expect(coordinator.view(migrationUid)?.reason).toBe('PeerNotConnected');
+    coordinator.onSession(session('pod-b'));
+    coordinator.onMessage(a, { ...exampleResult, outcome: 'raw', reason: 'NoGo' });
+    expect(coordinator.view(migrationUid)?.results.source?.reason).toBe('PeerNotConnected');
+  });
+
+  it('does not know it of a result that an earlier leader did not record', () => {
+    const a = session('pod-a');
+    coordinator.onSession(a);
+    coordinator.coordinate({ ...order, over: true });
+    coordinator.onMessage(a, { ...exampleResult, outcome: 'raw', reason: 'NoGo' });
+    expect(coordinator.view(migrationUid)?.results.source?.reason).toBe('NoGo');
+  });
+
+  it('does not blame the connection of a target that was told and did not answer', () => {
+    const [a, b] = [session('pod-a'), session('pod-b')];
+    coordinator.onSession(a);
+    coordinator.onSession(b);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.onMessage(a, says('holding', 'source'));
+    coordinator.onMessage(a, { type: 'raw', migrationUid, epoch: 7, role: 'source', reason: 'NoGo' });
+    expect(coordinator.view(migrationUid)?.reason).toBe('NoGo');
+  });
+
+  it('notices that a side in mid-migration is another process now', () => {
+    const [a, b] = [session('pod-a'), session('pod-b')];
+    coordinator.onSession(a);
+    coordinator.onSession(b);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.onMessage(a, says('holding', 'source'));
+    coordinator.onMessage(b, says('armed', 'target'));
+    coordinator.onSessionEnded(b);
+    coordinator.onSession(session('pod-b', [{ migrationUid, epoch: 7, role: 'target', phase: 'framed' }]));
+    expect(coordinator.view(migrationUid)?.reason).toBeUndefined();
+    coordinator.onSessionEnded(a);
+    const again = session('pod-a');
+    coordinator.onSession(again);
+    expect(coordinator.view(migrationUid)?.reason).toBe('SidecarRestarted');
+    expect(types(again)).toEqual([]);
+  });
+
   it('gives up once, with the reason that was given', () => {
     const a = session('pod-a');
     coordinator.onSession(a);

@@ -64,6 +64,10 @@ interface Running {
   armingSeconds: number | undefined;
   progress: Progress | undefined;
   results: { source?: Result; target?: Result };
+  /** The source gave up waiting for GO while the target's sidecar was not connected. */
+  isPeerMissing: boolean;
+  /** A side that was framed came back as a new process, which knows nothing of the migration. */
+  hasRestarted: boolean;
 }
 
 export class Coordinator implements HubListener {
@@ -119,6 +123,8 @@ export class Coordinator implements HubListener {
         armingSeconds: undefined,
         progress: undefined,
         results: {},
+        isPeerMissing: false,
+        hasRestarted: false,
       };
       this.#running.set(order.migrationUid, running);
       this.#join(order.migrationUid, running, 'source', order.sourcePodUid);
@@ -139,11 +145,11 @@ export class Coordinator implements HubListener {
   view(migrationUid: string): CoordinationView | undefined {
     const running = this.#running.get(migrationUid);
     if (running === undefined) return undefined;
-    const { state, detail, armingSeconds, progress, results } = running;
+    const { state, detail, armingSeconds, progress, results, hasRestarted } = running;
     return {
       go: state.go,
       over: running.order.over === true,
-      reason: rawReason(state),
+      reason: rawReason(state) ?? (hasRestarted ? 'SidecarRestarted' : undefined),
       detail,
       armingSeconds,
       progress,
@@ -173,6 +179,16 @@ export class Coordinator implements HubListener {
       const migrations = this.#byPod.get(podUid);
       migrations?.delete(migrationUid);
       if (migrations?.size === 0) this.#byPod.delete(podUid);
+    }
+  }
+
+  /**
+   * This leader's term ends. Sides that are only armed wait for the next leader; a source that holds QEMU's connection for a GO that this
+   * one does not say is let go at once.
+   */
+  endTerm(reason: 'NotLeader' | 'OperatorStopping'): void {
+    for (const running of this.#running.values()) {
+      if (running.state.source.phase === 'holding') this.#step(running, { type: 'giveUp', reason });
     }
   }
 
@@ -218,7 +234,7 @@ export class Coordinator implements HubListener {
       session.close('not your migration');
       return;
     }
-    this.#onOwn(running, message);
+    this.#onOwn(running, withPeer(running, message));
   }
 
   #onOwn(running: Running, message: Exclude<SidecarMessage, Hello | Stats>): void {
@@ -284,6 +300,8 @@ export class Coordinator implements HubListener {
         known.phase === 'framed' ||
         known.phase === 'raw' ||
         known.phase === 'finished');
+    if (running.state.go && known === undefined && running.results[role] === undefined)
+      running.hasRestarted = true;
     this.#step(running, {
       type: 'connected',
       role,
@@ -308,6 +326,14 @@ export class Coordinator implements HubListener {
     const podUid = to === 'source' ? running.order.sourcePodUid : running.order.targetPodUid;
     if (podUid !== undefined) this.#sessions.get(podUid)?.send(message);
   }
+}
+
+/** A source knows only that no GO came; here it is known that it could not. */
+function withPeer<T extends Exclude<SidecarMessage, Hello | Stats>>(running: Running, message: T): T {
+  if (message.role !== 'source' || !('reason' in message) || message.reason !== 'NoGo') return message;
+  // At that moment; a result may have come a long way, past another leader.
+  if (message.type === 'raw' && running.state.target.phase === 'absent') running.isPeerMissing = true;
+  return running.isPeerMissing ? { ...message, reason: 'PeerNotConnected' } : message;
 }
 
 function roleOf(running: Running, podUid: string): Role | undefined {

@@ -6,8 +6,11 @@ import path from 'node:path';
 
 /** What ApiClient needs; a KubeConfig of `@kubernetes/client-node` has it. */
 export interface ApiAccess {
-  getCurrentCluster(): { server: string } | null;
-  /** Adds CA and credentials; called again from time to time, because they rotate. */
+  getCurrentCluster(): { server: string; proxyUrl?: string | undefined } | null;
+  /**
+   * Adds CA, which name to expect and whether to verify at all, and credentials; called again from time to time, because they
+   * rotate. Behind a proxy, the agent that goes through it, too.
+   */
   applyToHTTPSOptions(options: RequestOptions): Promise<void>;
 }
 

@@ -1,8 +1,8 @@
 // Requests to the API server: JSON in, JSON out, exactly as it is on the wire (the generated clients drop fields they do not
 // know, such as `x-kubernetes-…`), over one keep-alive agent, each with a deadline. Credentials come from an ApiAccess and are
 // read anew twice a minute, because projected tokens rotate. 429 and 503 with Retry-After are waited for, a few times.
-import type { IncomingMessage } from 'node:http';
-import { Agent, type RequestOptions, request } from 'node:https';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { Agent, request as httpsRequest, type RequestOptions } from 'node:https';
 import type { KubernetesListObject, KubernetesObject } from '@kubernetes/client-node';
 import type { ApiAccess } from './api-access.ts';
 import { apiVersionOf, pathOf, type Resource, resourceOfPath } from './resources.ts';
@@ -68,6 +68,7 @@ export const contentTypes = {
 export class ApiClient {
   readonly #config: ApiAccess;
   readonly #server: URL;
+  readonly #isBehindProxy: boolean;
   readonly #userAgent: string;
   readonly #onRequest: RequestObserver;
   #agent: Agent | undefined;
@@ -79,6 +80,7 @@ export class ApiClient {
     if (cluster === null)
       throw new TypeError('the kubeconfig has no current cluster; set its current-context');
     this.#server = new URL(cluster.server);
+    this.#isBehindProxy = cluster.proxyUrl !== undefined;
     this.#userAgent = settings.userAgent;
     this.#onRequest = settings.onRequest ?? (() => {});
   }
@@ -184,23 +186,28 @@ export class ApiClient {
     const url = new URL(this.#server.pathname.replace(/\/$/, '') + path, this.#server);
     for (const [name, value] of Object.entries(settings.query ?? {})) url.searchParams.set(name, value);
     const body = settings.body === undefined ? undefined : Buffer.from(JSON.stringify(settings.body));
-    const headers: Record<string, string | number> = {
-      ...(credentials.headers as Record<string, string> | undefined),
-      accept: 'application/json',
+    const headers: Record<string, string | number | string[]> = {
+      ...(credentials.headers as Record<string, string | string[]> | undefined),
+      // Logs are text.
+      accept: 'application/json, */*;q=0.8',
       'user-agent': this.#userAgent,
     };
     if (body !== undefined) {
       headers['content-type'] = settings.contentType ?? contentTypes.json;
       headers['content-length'] = body.length;
     }
+    const send = url.protocol === 'http:' ? httpRequest : httpsRequest;
+    const agent = this.#agentFor(credentials);
+    const { auth } = credentials;
     return new Promise((resolve, reject) => {
-      const call = request(
+      const call = send(
         url,
         {
           method,
           headers,
           signal,
-          ...(this.#agent === undefined ? {} : { agent: this.#agent }),
+          ...(agent === undefined ? {} : { agent }),
+          ...(auth == null ? {} : { auth }),
         },
         (response) => {
           this.#onRequest(method, resourceOfPath(path), response.statusCode ?? 0);
@@ -209,7 +216,7 @@ export class ApiClient {
       );
       call.on('error', (error) => {
         this.#onRequest(method, resourceOfPath(path), 0);
-        reject(new ApiUnreachableError(method, path, error.message));
+        reject(this.unreachable(method, path, error, signal));
       });
       call.end(body);
     });
@@ -217,6 +224,11 @@ export class ApiClient {
 
   close(): void {
     this.#agent?.destroy();
+  }
+
+  /** What is thrown when no answer comes. */
+  protected unreachable(method: string, path: string, error: Error, _signal: AbortSignal): Error {
+    return new ApiUnreachableError(method, path, error.message);
   }
 
   async #currentCredentials(): Promise<RequestOptions> {
@@ -227,15 +239,30 @@ export class ApiClient {
     const options: RequestOptions = { headers: {} };
     await this.#config.applyToHTTPSOptions(options);
     this.#credentials = { options, readAtMs: now };
+    return options;
+  }
+
+  /** The library's own agent opens a connection for each request; through a proxy, and without TLS, there is only that. */
+  #agentFor({
+    agent,
+    ca,
+    cert,
+    key,
+    rejectUnauthorized,
+    servername,
+  }: RequestOptions): RequestOptions['agent'] {
+    if (this.#isBehindProxy || this.#server.protocol === 'http:') return agent;
     this.#agent ??= new Agent({
       keepAlive: true,
       // Reconciles in flight and a handful of watches; Node queues what is beyond.
       maxSockets: 64,
-      ...(options.ca == null ? {} : { ca: options.ca }),
-      ...(options.cert == null ? {} : { cert: options.cert }),
-      ...(options.key == null ? {} : { key: options.key }),
+      ...(ca == null ? {} : { ca }),
+      ...(cert == null ? {} : { cert }),
+      ...(key == null ? {} : { key }),
+      ...(rejectUnauthorized === undefined ? {} : { rejectUnauthorized }),
+      ...(servername === undefined ? {} : { servername }),
     });
-    return options;
+    return this.#agent;
   }
 }
 

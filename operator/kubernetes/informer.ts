@@ -92,7 +92,12 @@ export class Informer<T extends KubernetesObject> {
   find(index: string, value: string): T[] {
     const keys = this.#indexes.get(index)?.get(value);
     if (keys === undefined) return [];
-    return [...keys].flatMap((key) => this.#objects.get(key) ?? []);
+    const found: T[] = [];
+    for (const key of keys) {
+      const object = this.#objects.get(key);
+      if (object !== undefined) found.push(object);
+    }
+    return found;
   }
 
   async #run(): Promise<void> {

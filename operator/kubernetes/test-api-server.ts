@@ -8,10 +8,12 @@ import type { ApiAccess } from './api-access.ts';
 export type Answer = (request: IncomingMessage, response: ServerResponse, body: string) => void;
 
 const HOUR_MS = 3_600_000;
+/** What its certificate is for, besides its address. */
+export const CERTIFIED_NAME = 'api.example';
 const authority = createAuthority('test', new Date(Date.now() - HOUR_MS), new Date(Date.now() + HOUR_MS));
 const serving = issueCertificate(authority, {
   commonName: 'test',
-  hosts: ['127.0.0.1'],
+  hosts: ['127.0.0.1', CERTIFIED_NAME],
   usages: ['server'],
   notBefore: new Date(Date.now() - HOUR_MS),
   notAfter: new Date(Date.now() + HOUR_MS),
@@ -50,12 +52,19 @@ export class TestApiServer {
     return server;
   }
 
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  /** What its certificate chains to. */
+  readonly caPem = authority.certificatePem;
+
   get access(): ApiAccess {
-    const { port } = this.#server.address() as AddressInfo;
+    const { port, caPem } = this;
     return {
       getCurrentCluster: () => ({ server: `https://127.0.0.1:${port}` }),
       applyToHTTPSOptions: async (options: RequestOptions) => {
-        options.ca = authority.certificatePem;
+        options.ca = caPem;
       },
     };
   }

@@ -93,20 +93,26 @@ const volumeStatus = z.object({
     .catch(undefined),
 });
 
+/** `bridge` is an empty object where that is the binding. */
+const networkInterface = z.object({ name: z.string(), bridge: present });
+
 const vmiSchema = z.object({
   metadata,
   spec: z
     .object({
       volumes: listOf(volume),
+      networks: listOf(z.object({ name: z.string(), pod: present })),
       domain: z
         .object({
-          launchSecurity: present,
-          memory: z.object({ guest: quantity }).optional().catch(undefined),
+          devices: z
+            .object({ interfaces: listOf(networkInterface) })
+            .optional()
+            .catch(undefined),
         })
         .optional()
         .catch(undefined),
     })
-    .catch({ volumes: [] }),
+    .catch({ volumes: [], networks: [] }),
   status: z
     .object({
       phase: text,
@@ -143,6 +149,18 @@ export function readVmi(object: KubernetesObject | undefined): Vmi | undefined {
 export function readVmim(object: KubernetesObject | undefined): Vmim | undefined {
   const parsed = vmimSchema.safeParse(withStatus(object));
   return parsed.success ? parsed.data : undefined;
+}
+
+/** The guest has the pod's address then, and the pod none: a sidecar in it reaches nobody. */
+export function isPodNetworkBridged({ spec }: Vmi): boolean {
+  const bridged = spec.domain?.devices?.interfaces.filter(({ bridge }) => isObject(bridge)) ?? [];
+  return bridged.some(({ name }) =>
+    spec.networks.some((network) => network.name === name && isObject(network.pod)),
+  );
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === 'object' && value !== null;
 }
 
 /** KubeVirt leaves status out before it has one. */

@@ -4,10 +4,10 @@
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { V1Pod } from '@kubernetes/client-node';
+import { freePorts } from '../../hack/control-plane/free-ports.ts';
 import { type ApiClient, isAlreadyExists } from '../../operator/kubernetes/api-client.ts';
 import { resources } from '../../operator/kubernetes/resources.ts';
 import { LEADER_LABEL, LEADER_LABEL_VALUE } from '../../operator/leader/leader-label.ts';
-import { freePorts } from './free-ports.ts';
 import { type OperatorCommand, OperatorProcess } from './operator-process.ts';
 import { joinSockets } from './socket-relay.ts';
 

@@ -30,6 +30,8 @@ import {
 
 const MEBIBYTE = 1024 * 1024;
 const RECHECK_MS = 100;
+/** QEMU's own limit, above which KubeVirt begins no migration. */
+const QEMU_DOWNTIME_MS = 300;
 /** The lab's slowest link takes a minute for a whole guest. */
 const PERFORM_TIMEOUT_MS = 300_000;
 
@@ -164,8 +166,8 @@ export class VirtHandlers {
     }
     if (moving.performing === undefined) {
       await moving.migration.prepareSource();
-      const { maxDowntimeMs } = state.migrationConfiguration;
-      if (maxDowntimeMs !== undefined) await moving.migration.setMaxDowntime(maxDowntimeMs);
+      const { maxDowntimeMs = QEMU_DOWNTIME_MS } = state.migrationConfiguration;
+      await moving.migration.setMaxDowntime(Math.min(QEMU_DOWNTIME_MS, maxDowntimeMs));
       await patchMigrationState(this.#api, vmi, migrationUid, { startTimestamp: instant(), mode: 'PreCopy' });
       moving.performing = this.#perform(vmi, state, moving).catch((error: unknown) =>
         this.#options.log('migration broke', { migrationUid, error: String(error) }),

@@ -3,16 +3,17 @@
 // own (`process`), which can then be killed.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { KubeConfig, type V1ConfigMap, type V1Pod } from '@kubernetes/client-node';
 import { pino } from 'pino';
-import { vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, vi } from 'vitest';
 import type { Hello } from '../../control/messages.ts';
 import type { Reason } from '../../control/reasons.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import { ControlPlane } from '../../hack/control-plane/control-plane.ts';
+import { freePort } from '../../hack/control-plane/free-ports.ts';
 import type { MigrationObject } from '../../operator/controller/snapshot.ts';
 import { ApiClient } from '../../operator/kubernetes/api-client.ts';
 import { apiVersionOf, pathOf, resources } from '../../operator/kubernetes/resources.ts';
@@ -25,6 +26,9 @@ import { operatorAccount } from './operator-account.ts';
 
 const OPERATOR_NAMESPACE = 'nas-aware-migration';
 const HOST = '127.0.0.1';
+
+/** A VirtualMachineInstanceMigration as it is in the cluster. */
+type KubevirtMigration = Awaited<ReturnType<KubevirtActor['migrationOf']>>;
 
 /** A namespace with a policy and one running VM named `db`. */
 export interface Shop {
@@ -136,17 +140,15 @@ export class OperatorWorld {
     });
   }
 
-  /** Waits until the operator, in whatever process, answers the webhook and leads. */
+  /** Waits until the operator, in whatever process, answers the webhook and leads. One that has ended is not waited for. */
   async operatorReady(): Promise<void> {
-    await vi.waitFor(
-      () =>
-        new Promise<void>((resolve, reject) => {
-          const socket = connect(this.settings.hubPort, HOST, () => {
-            socket.destroy();
-            resolve();
-          });
-          socket.on('error', reject);
-        }),
+    const child = this.#process;
+    await vi.waitUntil(
+      async () => {
+        const ended = child?.exitCode ?? child?.signalCode ?? undefined;
+        if (ended !== undefined) throw new Error(`the operator has ended with ${ended}`);
+        return isListening(this.settings.hubPort);
+      },
       { timeout: 60_000, interval: 50 },
     );
   }
@@ -259,6 +261,28 @@ export class OperatorWorld {
     await Promise.all(this.#sidecars.splice(0).map((sidecar) => sidecar.stop()));
   }
 
+  /** A migration of `db`, with the source's sidecar, up to KubeVirt's hand-off to a pod on node-2. */
+  async handedOver(
+    shop: Shop,
+    spec: object = {},
+  ): Promise<{ source: FakeSidecar; vmim: KubevirtMigration; targetPod: V1Pod }> {
+    const source = await this.sidecarOf(shop.vm.pod);
+    await this.migrate(shop, spec);
+    const vmim = await this.kubevirt.migrationOf(shop.vm);
+    return { source, vmim, targetPod: await this.kubevirt.handOff(shop.vm, vmim, 'node-2') };
+  }
+
+  /** The same, with both sidecars, up to the middle of its stream. */
+  async streaming(
+    shop: Shop,
+    spec: object = {},
+  ): Promise<{ source: FakeSidecar; target: FakeSidecar; vmim: KubevirtMigration; targetPod: V1Pod }> {
+    const { source, vmim, targetPod } = await this.handedOver(shop, spec);
+    const target = await this.sidecarOf(targetPod);
+    await this.stream(source, target);
+    return { source, target, vmim, targetPod };
+  }
+
   /** Streams: the source's connection comes, GO is given, the target's connection comes. */
   async stream(source: FakeSidecar, target: FakeSidecar): Promise<void> {
     await vi.waitFor(
@@ -274,18 +298,40 @@ export class OperatorWorld {
   }
 }
 
+/** Until `check` does not throw; bounded. */
+export function eventually(check: () => void | Promise<void>, timeoutMs = 15_000): Promise<void> {
+  return vi.waitFor(check, { timeout: timeoutMs, interval: 20 });
+}
+
+/**
+ * For a suite with one operator, in the suite's own process, for all its tests: started before the first, stopped after the last;
+ * sidecars are stopped after each. `use` is given the world as soon as it is there.
+ */
+export function worldOfSuite(use: (world: OperatorWorld) => void): void {
+  let world: OperatorWorld | undefined;
+  beforeAll(async () => {
+    world = await OperatorWorld.start();
+    use(world);
+    await world.startOperator();
+  }, 180_000);
+  afterEach(() => world?.stopSidecars());
+  afterAll(() => world?.stop());
+}
+
 function isDefined(value: unknown): void {
   if (value === undefined) throw new Error('not there yet');
 }
 
-function isTrue(value: boolean): void {
-  if (!value) throw new Error('not so yet');
+function isListening(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, HOST, () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on('error', () => resolve(false));
+  });
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, HOST, resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+function isTrue(value: boolean): void {
+  if (!value) throw new Error('not so yet');
 }

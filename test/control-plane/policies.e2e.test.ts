@@ -1,24 +1,16 @@
 // What a NasMigrationPolicy says reaches the sidecars of its VMs: in the container that is injected, over the hub, again when the
 // policy changes, and with each migration; and what an observed migration would have saved comes back into the object.
 import type { V1Pod } from '@kubernetes/client-node';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { exampleResult } from '../../control/example-messages.ts';
 import { SIDECAR_CONTAINER } from '../../operator/kubevirt/launcher-pod.ts';
-import { OperatorWorld } from './operator-world.ts';
+import { eventually, type OperatorWorld, worldOfSuite } from './operator-world.ts';
 
 let world: OperatorWorld;
 
-beforeAll(async () => {
-  world = await OperatorWorld.start();
-  await world.startOperator();
-}, 180_000);
-
-afterEach(() => world.stopSidecars());
-
-afterAll(() => world?.stop());
-
-const eventually = (check: () => void | Promise<void>) =>
-  vi.waitFor(check, { timeout: 15_000, interval: 20 });
+worldOfSuite((started) => {
+  world = started;
+});
 
 /** Of the injected container. */
 function environmentOf(pod: V1Pod): Record<string, string | undefined> {
@@ -84,12 +76,7 @@ describe('Observe as the default of a policy', () => {
   it('arms to observe, and says in the object what would have been saved, and that nothing was', async () => {
     const shop = await world.shop();
     await world.policy(shop.namespace, { defaults: { acceleration: 'Observe' } });
-    const source = await world.sidecarOf(shop.vm.pod);
-    await world.migrate(shop);
-    const vmim = await world.kubevirt.migrationOf(shop.vm);
-    const targetPod = await world.kubevirt.handOff(shop.vm, vmim, 'node-2');
-    const target = await world.sidecarOf(targetPod);
-    await world.stream(source, target);
+    const { source, target, vmim, targetPod } = await world.streaming(shop);
     expect(source.received).toContainEqual(expect.objectContaining({ type: 'arm', mode: 'observe' }));
     const plain = { linkBytes: 757_000_000, plainLinkBytes: 757_000_000, nasBytes: 0 };
     const estimate = {

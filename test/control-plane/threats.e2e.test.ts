@@ -35,12 +35,7 @@ afterAll(() => world?.stop());
 describe('the session key', () => {
   it('is given to two pods, and is in no object and no line of the log', async () => {
     const shop = await world.shop();
-    const source = await world.sidecarOf(shop.vm.pod);
-    await world.migrate(shop);
-    const vmim = await world.kubevirt.migrationOf(shop.vm);
-    const targetPod = await world.kubevirt.handOff(shop.vm, vmim, 'node-2');
-    const target = await world.sidecarOf(targetPod);
-    await world.stream(source, target);
+    const { source, target, vmim, targetPod } = await world.streaming(shop);
     const keys = [source, target].map(({ received }) =>
       received.flatMap((message) => (message.type === 'arm' ? [message.sessionKey] : [])),
     );

@@ -3,11 +3,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createWriteStream, mkdirSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { KubeConfig } from '@kubernetes/client-node';
 import { ControlPlane } from '../../hack/control-plane/control-plane.ts';
+import { freePorts } from '../../hack/control-plane/free-ports.ts';
+import { compileProgram } from '../../hack/ship/compile.ts';
 import { ApiClient } from '../../operator/kubernetes/api-client.ts';
 import { installDefinitions } from '../control-plane/apply.ts';
 import { KUBEVIRT_USER, KubevirtActor } from '../control-plane/kubevirt-actor.ts';
@@ -72,7 +73,8 @@ export class ScaleWorld {
     const account = await operatorAccount(plane, api, NAMESPACE);
     await writeFile(path.join(dir, 'token'), tokenOf(account.config), { mode: 0o600 });
     await writeFile(path.join(dir, 'ca.crt'), plane.caPem);
-    const ports = { hub: await freePort(), metrics: await freePort(), webhook: await freePort() };
+    const [hub = 0, metrics = 0, webhook = 0] = await freePorts(3);
+    const ports = { hub, metrics, webhook };
     const environment = {
       NASMIG_NAMESPACE: NAMESPACE,
       NASMIG_SIDECAR_IMAGE: 'example.org/sidecar:scale',
@@ -93,9 +95,9 @@ export class ScaleWorld {
     return new ScaleWorld({ plane, api, kubevirt, dir, auditLog, environment, ports });
   }
 
-  /** The operator's process, as its container starts it; returns when it leads. */
+  /** The operator's process, from the bundle that is in the image, as its container starts it; returns when it leads. */
   async startOperator(nodeArguments: readonly string[] = []): Promise<void> {
-    const main = path.resolve(import.meta.dirname, '../../operator/main.ts');
+    const main = await compileProgram('operator', path.join(this.#dir, 'operator'));
     const child = spawn(process.execPath, [...nodeArguments, main], {
       env: { PATH: process.env['PATH'], ...this.#environment },
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -187,12 +189,4 @@ export async function until(
     if (performance.now() > deadline) throw new Error(`${what}: not so after ${timeoutMs / 1000} s`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, HOST, resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
