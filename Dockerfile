@@ -4,8 +4,12 @@
 #
 #   docker build --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) --build-arg REVISION=$(git rev-parse HEAD) -t … .
 #
+# The same tree and the same Debian packages make the same bytes. For a build that others can repeat name the base by its digest
+# (--build-arg DEBIAN=debian@sha256:…), and let BuildKit rewrite the layers' times (--output type=image,rewrite-timestamp=true).
+#
 # What goes into it is assembled by hack/ship/image-rootfs.ts, which the tests run too (test/ship/image.ship.test.ts).
-FROM debian:trixie-slim AS build
+ARG DEBIAN=debian:trixie-slim
+FROM ${DEBIAN} AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libatomic1 libstdc++6 npm \
  && rm -rf /var/lib/apt/lists/*

@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/local/go/bin
 .PHONY: help setup demo demo-lab test test-lab soak test-switch-over test-e2e scale test-ship bench microbench fuzz kubectl-nasmig check format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 setup: ## install everything that demo and test need
 	@$(SETUP) node lab control-plane
@@ -29,7 +29,7 @@ demo-lab: ## the same between two QEMUs alone, without Kubernetes and libvirt; s
 	@$(SETUP) node lab
 	@node test/lab/demo.ts $(DEMO_OPTIONS) $(if $(INDEX),--index $(INDEX))
 
-test: ## everything CI checks: check, property tests, bounded fuzzing, smoke subsets of the lab and of end-to-end
+test: ## check, property tests, bounded fuzzing, smoke subsets of the lab and of end-to-end
 	@$(SETUP) node lab control-plane
 	@node hack/run-tests.ts types lint unit property fuzz-smoke lab-smoke e2e-smoke
 

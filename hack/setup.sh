@@ -2,7 +2,7 @@
 # Installs what the named parts of the project need on a Debian machine, as root, and is quick when it is there.
 #   node   Node and the npm packages
 #   lab    Debian packages, roots, guest image and Go programs of the lab
-#   ship   helm, kind, kubeconform, shellcheck, tmux, an OCI runtime, and Debian's Prometheus (unpacked, not installed: no service is started)
+#   ship   helm, kind, kubeconform, krew, actionlint, shellcheck, tmux, an OCI runtime, and Debian's Prometheus (unpacked, not installed: no service is started)
 #   control-plane  kube-apiserver, etcd, kube-controller-manager and kubectl, built once from their Go modules
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +30,20 @@ debian() {
     { tail -20 .cache/apt.log >&2; exit 1; }
 }
 
+# A Go that builds Kubernetes of this year: at least 1.26, or one that can fetch it from the module proxy, which 1.21 began with.
+go_compiler() {
+  command -v go >/dev/null 2>&1 || debian go golang-go
+  local version minor
+  version=$(go env GOVERSION)
+  minor=$(sed -E 's/^go1\.([0-9]+).*/\1/' <<<"$version")
+  [ "$minor" -lt 26 ] || return 0
+  if [ "$minor" -lt 21 ]; then
+    echo "setup: $(command -v go) is $version; Go 1.26 or later is needed (or 1.21 with a module proxy): see https://go.dev/dl" >&2
+    exit 1
+  fi
+  export GOTOOLCHAIN=auto
+}
+
 part_node() {
   debian npm npm git git
   local stamp=node_modules/.nasmig-lock
@@ -49,7 +63,7 @@ part_lab() {
 }
 
 part_control_plane() {
-  command -v go >/dev/null 2>&1 || debian go golang-go
+  go_compiler
   part_node
   node hack/control-plane/build.ts
 }
@@ -70,7 +84,7 @@ prometheus() {
 part_ship() {
   debian crun crun dpkg-deb dpkg shellcheck shellcheck tmux tmux
   prometheus
-  command -v go >/dev/null 2>&1 || debian go golang-go
+  go_compiler
   part_node
   node hack/ship/tools.ts
 }

@@ -18,9 +18,8 @@ import {
 } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { rolldown } from 'rolldown';
-import { compileSidecar } from '../../sidecar/compile.ts';
 import { billOfMaterials, productionPackages } from './bill-of-materials.ts';
+import { compileProgram } from './compile.ts';
 import { repositoryRoot } from './tools.ts';
 
 const run = promisify(execFile);
@@ -28,8 +27,6 @@ const run = promisify(execFile);
 /** Where Node lies in the image; also the entry point. */
 export const NODE_IN_IMAGE = 'usr/bin/node';
 const LDD_TIMEOUT_MS = 30_000;
-/** Optional native parts of libraries, which do without. */
-const OPTIONAL = ['bufferutil', 'utf-8-validate'];
 
 /** `nonroot` runs the operator; `qemu` is KubeVirt's user, as whom injected sidecars run. */
 const PASSWD = [
@@ -47,8 +44,8 @@ export async function assembleRootfs(destination: string): Promise<void> {
   await rm(root, { recursive: true, force: true });
   await mkdir(inRoot('app'), { recursive: true });
   await copyNode(root);
-  await compileSidecar(inRoot('app', 'sidecar'));
-  await bundleOperator(inRoot('app', 'operator'));
+  await compileProgram('sidecar', inRoot('app', 'sidecar'));
+  await compileProgram('operator', inRoot('app', 'operator'));
   await mkdir(inRoot('etc'), { recursive: true });
   await writeFile(inRoot('etc', 'passwd'), PASSWD.join('\n'));
   await writeFile(inRoot('etc', 'group'), GROUP.join('\n'));
@@ -61,18 +58,6 @@ export async function assembleRootfs(destination: string): Promise<void> {
     `${JSON.stringify(await billOfMaterials(), undefined, 2)}\n`,
   );
   await settle(root, Number(process.env['SOURCE_DATE_EPOCH'] ?? 0));
-}
-
-/** As the sidecar's: types stay out of the image, and so does what nobody imports. */
-async function bundleOperator(destination: string): Promise<void> {
-  const bundle = await rolldown({
-    input: path.join(repositoryRoot, 'operator', 'main.ts'),
-    platform: 'node',
-    external: [/^node:/, ...OPTIONAL],
-  });
-  await bundle.write({ dir: destination, format: 'esm', entryFileNames: 'main.js' });
-  await bundle.close();
-  await writeFile(path.join(destination, 'package.json'), '{ "type": "module", "private": true }\n');
 }
 
 /** Node and every library the loader would load with it, at the same places. */

@@ -12,6 +12,7 @@ const isFault: Readonly<Record<Reason, boolean>> = {
   DecentralizedMigration: false,
   VolumesBeingMigrated: false,
   RootVmi: false,
+  PodNetworkBridged: false,
   // A VM that started before the first policy: over with its first migration.
   NoSidecar: false,
   Suspended: false,
@@ -38,11 +39,11 @@ const isFault: Readonly<Record<Reason, boolean>> = {
   TlsInsideQemu: true,
   PostCopyAnnounced: true,
   UnknownStream: true,
-  MemoryLimit: true,
   NasTooSlow: true,
   SidecarStopping: true,
   SidecarRestarted: true,
   InternalError: true,
+  ReasonOfLaterRelease: true,
 };
 
 /** Reasons that count as a fallback. */

@@ -1,12 +1,9 @@
-// The operator's API client with what a person's kubeconfig can ask for besides: proxies, certificates that are checked for another
-// name or not at all, credential programs, impersonation, plain HTTP, a time-out of one's own. Answers that do not come are told
-// in words for the terminal.
-import { request as httpRequest, type IncomingMessage } from 'node:http';
-import { Agent, request as httpsRequest, type RequestOptions } from 'node:https';
+// The operator's API client for a person: as whom they want to act, with a time-out of their own, lists page by page, and text. Answers
+// that do not come are told in words for the terminal.
 import type { KubernetesListObject, KubernetesObject } from '@kubernetes/client-node';
+import type { ApiAccess } from '../../operator/kubernetes/api-access.ts';
 import {
   ApiClient,
-  contentTypes,
   type RequestSettings,
   readAll,
   toApiError,
@@ -22,15 +19,10 @@ const WITHOUT_END_MS = 86_400_000;
 
 export class ClusterClient extends ApiClient {
   readonly #access: Access;
-  readonly #server: URL;
-  readonly #userAgent: string;
-  #agent: Agent | undefined;
 
   constructor(access: Access, userAgent: string) {
-    super(access.config, { userAgent });
+    super(credentialsOf(access), { userAgent });
     this.#access = access;
-    this.#server = new URL(access.server);
-    this.#userAgent = userAgent;
   }
 
   get server(): string {
@@ -79,78 +71,31 @@ export class ClusterClient extends ApiClient {
     return text;
   }
 
-  /** The library's own agent opens a connection for each request; through a proxy there is only that. */
-  #agentFor({
-    agent,
-    ca,
-    cert,
-    key,
-    rejectUnauthorized,
-    servername,
-  }: RequestOptions): RequestOptions['agent'] {
-    const isDirect = this.#access.config.getCurrentCluster()?.proxyUrl === undefined;
-    if (!isDirect || this.#server.protocol === 'http:') return agent;
-    this.#agent ??= new Agent({
-      keepAlive: true,
-      ...(ca == null ? {} : { ca }),
-      ...(cert == null ? {} : { cert }),
-      ...(key == null ? {} : { key }),
-      ...(rejectUnauthorized === undefined ? {} : { rejectUnauthorized }),
-      ...(servername === undefined ? {} : { servername }),
-    });
-    return this.#agent;
+  protected override unreachable(_method: string, _path: string, error: Error, signal: AbortSignal): Error {
+    return new UnreachableError(this.#access.server, why(error, signal));
   }
+}
 
-  override async open(
-    method: string,
-    path: string,
-    settings: RequestSettings,
-    signal: AbortSignal,
-  ): Promise<IncomingMessage> {
-    const options: RequestOptions = { headers: {} };
-    try {
-      await this.#access.config.applyToHTTPSOptions(options);
-    } catch (error) {
-      throw new UnreachableError(
-        this.#access.server,
-        `your credentials could not be read: ${error instanceof Error ? error.message : String(error)}`,
-      );
-    }
-    const url = new URL(this.#server.pathname.replace(/\/$/, '') + path, this.#server);
-    for (const [name, value] of Object.entries(settings.query ?? {})) url.searchParams.set(name, value);
-    const body = settings.body === undefined ? undefined : Buffer.from(JSON.stringify(settings.body));
-    const { user, groups, uid } = this.#access.impersonation;
-    const headers: Record<string, string | number | string[]> = {
-      ...(options.headers as Record<string, string> | undefined),
-      accept: 'application/json, */*;q=0.8',
-      'user-agent': this.#userAgent,
-      ...(user === undefined ? {} : { 'impersonate-user': user }),
-      ...(groups.length === 0 ? {} : { 'impersonate-group': groups }),
-      ...(uid === undefined ? {} : { 'impersonate-uid': uid }),
-    };
-    if (body !== undefined) {
-      headers['content-type'] = settings.contentType ?? contentTypes.json;
-      headers['content-length'] = body.length;
-    }
-    const send = url.protocol === 'http:' ? httpRequest : httpsRequest;
-    const { auth } = options;
-    const agent = this.#agentFor(options);
-    return new Promise((resolve, reject) => {
-      const call = send(
-        url,
-        {
-          method,
-          headers,
-          signal,
-          ...(agent === undefined ? {} : { agent }),
-          ...(auth == null ? {} : { auth }),
-        },
-        resolve,
-      );
-      call.on('error', (error) => reject(new UnreachableError(this.#access.server, why(error, signal))));
-      call.end(body);
-    });
-  }
+/** The kubeconfig's credentials, and as whom to act with them. */
+function credentialsOf({ config, server, impersonation }: Access): ApiAccess {
+  const { user, groups, uid } = impersonation;
+  return {
+    getCurrentCluster: () => config.getCurrentCluster(),
+    applyToHTTPSOptions: async (options) => {
+      try {
+        await config.applyToHTTPSOptions(options);
+      } catch (error) {
+        const problem = error instanceof Error ? error.message : String(error);
+        throw new UnreachableError(server, `your credentials could not be read: ${problem}`);
+      }
+      options.headers = {
+        ...(options.headers as Record<string, string>),
+        ...(user === undefined ? {} : { 'impersonate-user': user }),
+        ...(groups.length === 0 ? {} : { 'impersonate-group': groups }),
+        ...(uid === undefined ? {} : { 'impersonate-uid': uid }),
+      };
+    },
+  };
 }
 
 function why(error: Error & { code?: string }, signal: AbortSignal): string {

@@ -9,22 +9,24 @@ import type { Exit } from '../exit-codes.ts';
 import { nameOf, objectsAs } from '../output/objects.ts';
 import type { Verb, VerbContext } from '../verb.ts';
 
-const flags = [{ name: 'all', meaning: 'every NasMigrationPolicy of the cluster' }];
-const without = ['all-namespaces', 'selector', 'no-headers'];
+/** What both verbs take. */
+const takes = {
+  words: '[POLICY...]',
+  minWords: 0,
+  maxWords: 50,
+  flags: [{ name: 'all', meaning: 'every NasMigrationPolicy of the cluster' }],
+  outputs: ['json', 'yaml', 'name'],
+  without: ['all-namespaces', 'selector', 'no-headers'],
+  completes: ['policies'],
+} as const satisfies Partial<Verb>;
 
 export const suspend: Verb = {
   name: 'suspend',
   summary: 'stop accelerating: migrations under these policies are plain',
   description:
     'Sets spec.suspend of NasMigrationPolicies: nothing of their VMs is accelerated any more, migrations are plain. What is under way and accelerated goes on.',
-  words: '[POLICY...]',
-  minWords: 0,
-  maxWords: 50,
-  flags,
-  outputs: ['json', 'yaml', 'name'],
-  without,
+  ...takes,
   examples: ['kubectl nasmig suspend default', 'kubectl nasmig suspend --all'],
-  completes: ['policies'],
   run: (context) => set(context, true),
 };
 
@@ -32,14 +34,8 @@ export const resume: Verb = {
   name: 'resume',
   summary: 'accelerate again',
   description: 'Takes back what `suspend` did.',
-  words: '[POLICY...]',
-  minWords: 0,
-  maxWords: 50,
-  flags,
-  outputs: ['json', 'yaml', 'name'],
-  without,
+  ...takes,
   examples: ['kubectl nasmig resume default', 'kubectl nasmig resume --all'],
-  completes: ['policies'],
   run: (context) => set(context, false),
 };
 

@@ -6,12 +6,7 @@ import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import type {
-  KubernetesObject,
-  V1CustomResourceDefinition,
-  V1Deployment,
-  V1Secret,
-} from '@kubernetes/client-node';
+import type { KubernetesObject, V1CustomResourceDefinition, V1Secret } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { chartDirectory, manifestFile } from '../../hack/ship/generate.ts';
 import { ensureTool, repositoryRoot } from '../../hack/ship/tools.ts';
@@ -74,13 +69,10 @@ function specFieldsOf(definition: V1CustomResourceDefinition | undefined): Recor
 
 const crd = (name: string) =>
   cluster.get<V1CustomResourceDefinition>(resources.customResourceDefinitions, undefined, name);
-const deployment = async (): Promise<V1Deployment> =>
-  JSON.parse(
-    await cluster.kubectl(['-n', NAMESPACE, 'get', 'deployment', 'nas-aware-migration', '-o', 'json']),
-  );
 const releaseOf = async () =>
-  (await deployment()).spec?.template.spec?.containers[0]?.env?.find(({ name }) => name === 'NASMIG_RELEASE')
-    ?.value;
+  (await cluster.deployment()).spec?.template.spec?.containers[0]?.env?.find(
+    ({ name }) => name === 'NASMIG_RELEASE',
+  )?.value;
 
 /** A VM and our two kinds, as they are when a cluster is in use. */
 async function putInUse(): Promise<void> {
@@ -214,7 +206,7 @@ describe('install', () => {
       'pod-security.kubernetes.io/enforce=restricted',
       '--overwrite',
     ]);
-    const { spec } = await deployment();
+    const { spec } = await cluster.deployment();
     const pod = {
       apiVersion: 'v1',
       kind: 'Pod',
@@ -276,15 +268,15 @@ describe('upgrade', () => {
   });
 
   it('again changes nothing', async () => {
-    const generation = (await deployment()).metadata?.generation;
+    const generation = (await cluster.deployment()).metadata?.generation;
     await cluster.helm.upgrade(everything);
-    expect((await deployment()).metadata?.generation).toBe(generation);
+    expect((await cluster.deployment()).metadata?.generation).toBe(generation);
   });
 
   it('with bad values is refused, and changes nothing', async () => {
-    const version = (await deployment()).metadata?.resourceVersion;
+    const version = (await cluster.deployment()).metadata?.resourceVersion;
     await expect(cluster.helm.upgrade({ replicaCount: 'two' })).rejects.toThrow(/replicaCount/);
-    expect((await deployment()).metadata?.resourceVersion).toBe(version);
+    expect((await cluster.deployment()).metadata?.resourceVersion).toBe(version);
   });
 
   it('can be rolled back', async () => {

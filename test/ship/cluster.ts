@@ -4,7 +4,12 @@ import { execFile } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { KubeConfig, type KubernetesObject, type V1CustomResourceDefinition } from '@kubernetes/client-node';
+import {
+  KubeConfig,
+  type KubernetesObject,
+  type V1CustomResourceDefinition,
+  type V1Deployment,
+} from '@kubernetes/client-node';
 import { ControlPlane } from '../../hack/control-plane/control-plane.ts';
 import { ApiClient, isNotFound } from '../../operator/kubernetes/api-client.ts';
 import { type Resource, resources } from '../../operator/kubernetes/resources.ts';
@@ -101,6 +106,27 @@ export class ShipCluster {
       if (isNotFound(error)) return undefined;
       throw error;
     }
+  }
+
+  /** The operator's. */
+  async deployment(): Promise<V1Deployment> {
+    return JSON.parse(
+      await this.kubectl(['-n', NAMESPACE, 'get', 'deployment', RELEASE, '-o', 'json']),
+    ) as V1Deployment;
+  }
+
+  /** A pod as the Deployment's ReplicaSet would make it; nobody runs it, a process of that name stands for it. */
+  async podOfDeployment(name: string): Promise<void> {
+    const template = (await this.deployment()).spec?.template;
+    await this.kubectl(
+      ['create', '-f', '-'],
+      JSON.stringify({
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: { name, namespace: NAMESPACE, labels: template?.metadata?.labels },
+        spec: template?.spec,
+      }),
+    );
   }
 
   /** kubectl's standard output; an error carries what it said. */

@@ -142,6 +142,25 @@ describe('names in the documents', () => {
     expect(unknown(paths, isKnown)).toEqual([]);
   });
 
+  it('of folders are all in docs/architecture.md', () => {
+    const page = read('docs/architecture.md');
+    const listed = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], {
+      cwd: repositoryRoot,
+      encoding: 'utf8',
+    });
+    const folders = new Set(
+      listed.split('\n').flatMap((file) => {
+        const [top = '', next = '', rest] = file.split('/');
+        if (next === '' || top.startsWith('.')) return [];
+        const isMapped = ['sidecar', 'operator', 'test'].includes(top) && rest !== undefined;
+        return isMapped ? [top, `${top}/${next}`] : [top];
+      }),
+    );
+    expect(folders.size).toBeGreaterThan(30);
+    // A folder whose own folders are named needs no line of its own.
+    expect([...folders].filter((folder) => !page.includes(`\`${folder}/`))).toEqual([]);
+  });
+
   it('of the five lines to install are the same in README.md and docs/install.md', () => {
     const linesOf = (page: string) => /```sh[^\n]*\n(helm install [\s\S]*?)```/.exec(read(page))?.[1];
     expect(linesOf('README.md')).toBeDefined();

@@ -13,7 +13,7 @@ import { FakeSidecar } from '../control-plane/fake-sidecar.ts';
 import { KubevirtActor, type Vm } from '../control-plane/kubevirt-actor.ts';
 import { ShipCluster } from './cluster.ts';
 import { NAMESPACE } from './helm.ts';
-import { freePorts, OperatorProcess } from './operator-process.ts';
+import { OperatorProcess, operatorPorts } from './operator-process.ts';
 
 const GUESTS = 'shop';
 const NODES = ['node-1', 'node-2'] as const;
@@ -105,7 +105,7 @@ export class DocsWorld {
         metadata: { name, labels: { 'kubernetes.io/hostname': name, 'topology.kubernetes.io/zone': 'a' } },
       });
     await this.#operatorPod();
-    this.#operator = await OperatorProcess.start(cluster, OPERATOR_POD, await freePorts());
+    this.#operator = await OperatorProcess.start(cluster, OPERATOR_POD, await operatorPorts());
     await cluster.eventually(async () => {
       const { status } = (await this.#operator?.probe('/readyz')) ?? { status: 0 };
       if (status !== 200) throw new Error(`the operator is not ready:\n${this.#operator?.log}`);

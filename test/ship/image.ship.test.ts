@@ -17,9 +17,9 @@ import { NAMESPACE, objectOf } from './helm.ts';
 import { OciContainer } from './oci-container.ts';
 import {
   accountToken,
-  freePorts,
   type OperatorPorts,
   operatorContainer,
+  operatorPorts,
   probe,
   sample,
 } from './operator-process.ts';
@@ -148,7 +148,7 @@ describe('both programs together', () => {
     cluster = await ShipCluster.start();
     kubevirt = await KubevirtActor.start(cluster.plane, cluster.api);
     dir = await mkdtemp(path.join(tmpdir(), 'nasmig-image-'));
-    ports = await freePorts();
+    ports = await operatorPorts();
     await cluster.helm.install({ defaultPolicy: { enabled: true } });
   });
 

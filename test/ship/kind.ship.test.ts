@@ -3,7 +3,7 @@
 // a real network namespace, and the networks' rates and counters by the kernel. Needs root.
 import { execFile, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
@@ -402,26 +402,56 @@ c.on('data',(d)=>{console.log(d.readUInt32BE(8),d.readUInt32BE(12),d.readUInt32B
   });
 });
 
-describe('the CI workflow', () => {
-  it('runs kind.sh with the versions of versions.env, and no failure passes', async () => {
-    const text = await readFile(path.join(repositoryRoot, '.github/workflows/kind.yml'), 'utf8');
-    const workflow = load(text) as {
-      on: Record<string, unknown>;
-      jobs: Record<string, { steps: { run?: string; uses?: string; if?: string }[] }>;
+describe('the CI workflows', () => {
+  const folder = path.join(repositoryRoot, '.github/workflows');
+  interface Workflow {
+    on: Record<string, unknown>;
+    jobs: Record<
+      string,
+      { steps: { run?: string; if?: string }[]; strategy?: { matrix: { target: string[] } } }
+    >;
+  }
+  /** What is run whether or not something has failed before is not among `commands`. */
+  async function workflow(
+    name: string,
+  ): Promise<{ text: string; jobs: Workflow['jobs']; commands: string[] }> {
+    const text = await readFile(path.join(folder, name), 'utf8');
+    const { on, jobs } = load(text) as Workflow;
+    expect(Object.keys(on)).toContain('pull_request');
+    expect(text).not.toContain('continue-on-error');
+    const steps = Object.values(jobs).flatMap((job) => job.steps);
+    return {
+      text,
+      jobs,
+      commands: steps.flatMap((step) => (step.if === undefined ? (step.run ?? []) : [])),
     };
-    expect(Object.keys(workflow.on)).toContain('pull_request');
-    const steps = Object.values(workflow.jobs).flatMap((job) => job.steps);
-    const commands = steps.filter((step) => step.if === undefined).map((step) => step.run ?? '');
+  }
+
+  it('have nothing that actionlint, and shellcheck in it, know to be wrong', async () => {
+    const actionlint = await ensureTool('actionlint');
+    const files = (await readdir(folder)).map((name) => path.join(folder, name));
+    expect(files.length).toBeGreaterThan(1);
+    expect((await run(actionlint, files)).stdout).toBe('');
+    const wrong = path.join(scratch, 'wrong.yml');
+    await writeFile(wrong, (await workflow('kind.yml')).text.replace('runs-on:', 'run-on:'));
+    await expect(run(actionlint, [wrong])).rejects.toMatchObject({
+      stdout: expect.stringContaining('run-on'),
+    });
+  });
+
+  it('run kind.sh with the versions of versions.env', async () => {
+    const { commands } = await workflow('kind.yml');
     const verbs = commands.flatMap((command) => /hack\/kind\/kind\.sh (.*)$/.exec(command)?.[1] ?? []);
     expect(verbs).toEqual(['up', 'test']);
     expect(commands.join('\n')).toContain('hack/kind/versions.env');
-    expect(text).not.toContain('continue-on-error');
-    // Its shell steps, as shellcheck sees them.
-    for (const command of commands.filter(Boolean)) {
-      const file = path.join(scratch, 'step.sh');
-      await writeFile(file, `#!/usr/bin/env bash\nset -eo pipefail\n${command}\n`);
-      const { stdout } = await run('shellcheck', ['--exclude=SC2154', file]);
-      expect(stdout).toBe('');
-    }
+  });
+
+  it('run the targets of the Makefile', async () => {
+    const { jobs, commands } = await workflow('test.yml');
+    expect(commands.at(-1)).toMatch(/^make \$\{\{ matrix\.target \}\}$/);
+    const makefile = await readFile(path.join(repositoryRoot, 'Makefile'), 'utf8');
+    const targets = jobs['test']?.strategy?.matrix.target ?? [];
+    expect(targets).toContain('test');
+    for (const target of targets) expect(makefile).toContain(`\n${target}: `);
   });
 });

@@ -2,9 +2,8 @@
 // ServiceAccount. What differs is only what a machine without a pod network needs: loopback addresses and free ports.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import path from 'node:path';
-import type { V1Deployment } from '@kubernetes/client-node';
+import { freePorts } from '../../hack/control-plane/free-ports.ts';
 import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { pathOf, resources } from '../../operator/kubernetes/resources.ts';
 import type { ShipCluster } from './cluster.ts';
@@ -21,15 +20,8 @@ export interface OperatorPorts {
   metrics: number;
 }
 
-export async function freePorts(): Promise<OperatorPorts> {
-  const servers = [createServer(), createServer(), createServer()];
-  const ports: number[] = [];
-  for (const server of servers) {
-    await new Promise<void>((resolve) => server.listen(0, HOST, resolve));
-    ports.push((server.address() as AddressInfo).port);
-  }
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  const [hub = 0, webhook = 0, metrics = 0] = ports;
+export async function operatorPorts(): Promise<OperatorPorts> {
+  const [hub = 0, webhook = 0, metrics = 0] = await freePorts(3);
   return { hub, webhook, metrics };
 }
 
@@ -39,16 +31,7 @@ export async function operatorContainer(
   podName: string,
   ports: OperatorPorts,
 ): Promise<{ account: string; environment: Record<string, string>; args: string[] }> {
-  const text = await cluster.kubectl([
-    '-n',
-    NAMESPACE,
-    'get',
-    'deployment',
-    'nas-aware-migration',
-    '-o',
-    'json',
-  ]);
-  const pod = (JSON.parse(text) as V1Deployment).spec?.template.spec;
+  const pod = (await cluster.deployment()).spec?.template.spec;
   const [container] = pod?.containers ?? [];
   const fields: Record<string, string> = { 'metadata.namespace': NAMESPACE, 'metadata.name': podName };
   const environment = Object.fromEntries(

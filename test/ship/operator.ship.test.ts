@@ -4,18 +4,18 @@
 
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import type { KubernetesObject, V1ConfigMap, V1Pod } from '@kubernetes/client-node';
+import type { KubernetesObject } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { apiVersionOf, resources } from '../../operator/kubernetes/resources.ts';
 import { hasSidecar } from '../../operator/kubevirt/launcher-pod.ts';
 import { clusterRules, namespaceRules } from '../../operator/permissions.ts';
-import { FakeSidecar } from '../control-plane/fake-sidecar.ts';
 import { KubevirtActor, type Vm } from '../control-plane/kubevirt-actor.ts';
 import { askedFor, unused } from './audit-log.ts';
 import { ShipCluster } from './cluster.ts';
 import { NAMESPACE, objectOf, objectsOf } from './helm.ts';
-import { freePorts, OperatorProcess, sample } from './operator-process.ts';
+import { OperatorProcess, operatorPorts, sample } from './operator-process.ts';
+import { PlayedMigrations } from './played-migrations.ts';
 
 const GUESTS = 'shop';
 
@@ -31,11 +31,12 @@ const notSeen: Record<string, string> = {
 let cluster: ShipCluster;
 let kubevirt: KubevirtActor;
 let operator: OperatorProcess | undefined;
-const sidecars: FakeSidecar[] = [];
+let migrations: PlayedMigrations;
 
 beforeAll(async () => {
   cluster = await ShipCluster.start();
   kubevirt = await KubevirtActor.start(cluster.plane, cluster.api);
+  migrations = new PlayedMigrations(cluster, kubevirt, running);
   await cluster.helm.install({
     defaultPolicy: { enabled: true, spec: { defaults: { acceleration: 'Preferred' } } },
   });
@@ -43,7 +44,7 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  await Promise.all(sidecars.map((sidecar) => sidecar.stop()));
+  await migrations?.stop();
   await operator?.stop();
   kubevirt?.close();
   await cluster?.stop();
@@ -69,66 +70,6 @@ async function phaseOf(name: string, phase: string): Promise<Status> {
       throw new Error(`${name} is ${JSON.stringify(status)}, not ${phase}\n${running().log}`);
     return status;
   });
-}
-
-async function sidecarOf(pod: V1Pod): Promise<FakeSidecar> {
-  const map = await cluster.eventually(async () => {
-    const found = await cluster.get<V1ConfigMap>(resources.configMaps, GUESTS, 'nas-aware-migration-ca');
-    if (found === undefined) throw new Error(`no CA in ${GUESTS}\n${running().log}`);
-    return found;
-  });
-  const sidecar = await FakeSidecar.start({
-    api: cluster.api,
-    pod,
-    hubUrl: `wss://127.0.0.1:${running().ports.hub}`,
-    caPem: map.data?.['ca.crt'] ?? '',
-  });
-  sidecars.push(sidecar);
-  await cluster.eventually(() => expect(sidecar.client.connected).toBe(true));
-  return sidecar;
-}
-
-/** From the KubeVirt migration that is there to its success, with both sidecars. */
-async function moved(vm: Vm, to: string): Promise<Vm> {
-  const source = await sidecarOf(vm.pod);
-  const vmim = await kubevirt.migrationOf(vm);
-  const targetPod = await kubevirt.handOff(vm, vmim, to);
-  const target = await sidecarOf(targetPod);
-  await cluster.eventually(() => {
-    expect(source.state.phase).toBe('armed');
-    expect(target.state.phase).toBe('armed');
-  });
-  source.connect();
-  await cluster.eventually(() => expect(source.framed).toBe(true));
-  target.connect();
-  source.finish();
-  target.finish();
-  return kubevirt.succeed(vm, vmim, targetPod, to);
-}
-
-/** A pod as the Deployment's ReplicaSet would make it; nobody runs it, the process of that name stands for it. */
-async function podOfDeployment(name: string): Promise<void> {
-  const text = await cluster.kubectl([
-    '-n',
-    NAMESPACE,
-    'get',
-    'deployment',
-    'nas-aware-migration',
-    '-o',
-    'json',
-  ]);
-  const { template } = (
-    JSON.parse(text) as { spec: { template: { metadata: { labels: object }; spec: object } } }
-  ).spec;
-  await cluster.kubectl(
-    ['create', '-f', '-'],
-    JSON.stringify({
-      apiVersion: 'v1',
-      kind: 'Pod',
-      metadata: { name, namespace: NAMESPACE, labels: template.metadata.labels },
-      spec: template.spec,
-    }),
-  );
 }
 
 /** The pods behind a Service. */
@@ -159,9 +100,9 @@ describe('operator with the chart’s account', () => {
   let vm: Vm;
 
   it('becomes ready and leads', async () => {
-    await podOfDeployment('operator-a');
-    await podOfDeployment('operator-b');
-    operator = await OperatorProcess.start(cluster, 'operator-a', await freePorts());
+    await cluster.podOfDeployment('operator-a');
+    await cluster.podOfDeployment('operator-b');
+    operator = await OperatorProcess.start(cluster, 'operator-a', await operatorPorts());
     await cluster.eventually(async () => {
       expect((await running().probe('/readyz')).status, running().log).toBe(200);
       expect(sample((await running().probe('/metrics')).text, 'nasmig_leader')).toBe(1);
@@ -196,14 +137,14 @@ describe('operator with the chart’s account', () => {
 
   it('takes a NasAwareMigration to its end, accelerated, and deletes it when its time is over', async () => {
     await migrate('move-db', { vmiName: 'db', ttlAfterFinished: '2s' });
-    vm = await moved(vm, 'node-2');
+    ({ vm } = await migrations.moved(vm, 'node-2'));
     expect(await phaseOf('move-db', 'Succeeded')).toMatchObject({ result: { accelerated: true } });
     await cluster.eventually(async () => expect(await migration('move-db')).toBeUndefined());
   });
 
   it('adopts the migration of a drain', async () => {
     const evacuation = await kubevirt.evict(vm);
-    vm = await moved(vm, 'node-1');
+    ({ vm } = await migrations.moved(vm, 'node-1'));
     await phaseOf(evacuation.metadata?.name ?? '', 'Succeeded');
   });
 
@@ -217,7 +158,7 @@ describe('operator with the chart’s account', () => {
 
   it('hands over to a second replica when it is told to stop', async () => {
     const first = running();
-    const second = await OperatorProcess.start(cluster, 'operator-b', await freePorts());
+    const second = await OperatorProcess.start(cluster, 'operator-b', await operatorPorts());
     operator = second;
     await cluster.eventually(async () =>
       expect((await second.probe('/readyz')).status, second.log).toBe(200),
@@ -237,8 +178,12 @@ describe('people with the cluster’s own roles', () => {
   it.each([
     ['view', 'get', 'yes'],
     ['view', 'create', 'no'],
-    ['edit', 'create', 'yes'],
-    ['edit', 'delete', 'yes'],
+    ['edit', 'get', 'yes'],
+    ['edit', 'create', 'no'],
+    ['admin', 'create', 'no'],
+    // Ours, bound by hand.
+    ['nas-aware-migration-migrate', 'create', 'yes'],
+    ['nas-aware-migration-migrate', 'delete', 'yes'],
   ])('%s may %s a NasAwareMigration: %s', async (role, verb, answer) => {
     const user = `${role}er`;
     await cluster.kubectl(

@@ -7,22 +7,21 @@ import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promise
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import type { KubernetesObject, V1ConfigMap, V1Pod } from '@kubernetes/client-node';
+import type { KubernetesObject } from '@kubernetes/client-node';
 import { load } from 'js-yaml';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { repositoryRoot } from '../../hack/ship/tools.ts';
+import { ensureTool, repositoryRoot } from '../../hack/ship/tools.ts';
 import { resources } from '../../operator/kubernetes/resources.ts';
 
 import { archivePlugin } from '../../plugin/build.ts';
 import { exitCodes } from '../../plugin/exit-codes.ts';
 import { verbs } from '../../plugin/verbs.ts';
-import { FakeSidecar } from '../control-plane/fake-sidecar.ts';
 import { KubevirtActor, type Vm } from '../control-plane/kubevirt-actor.ts';
 import { ShipCluster } from './cluster.ts';
 import { shellBlocks } from './docs-blocks.ts';
 import { NAMESPACE } from './helm.ts';
-import { ensureKrew } from './krew.ts';
-import { freePorts, OperatorProcess } from './operator-process.ts';
+import { OperatorProcess, operatorPorts } from './operator-process.ts';
+import { PlayedMigrations } from './played-migrations.ts';
 import { type Outcome, PluginRunner, type RunOptions, recordPlugin } from './plugin-runner.ts';
 
 const SHOP = 'shop';
@@ -32,7 +31,7 @@ let cluster: ShipCluster;
 let kubevirt: KubevirtActor;
 let runner: PluginRunner;
 let operator: OperatorProcess | undefined;
-const sidecars: FakeSidecar[] = [];
+let migrations: PlayedMigrations;
 const usedVerbs = new Set<string>();
 let passed = 0;
 
@@ -43,6 +42,7 @@ beforeAll(async () => {
   cluster = await ShipCluster.start();
   runner = await PluginRunner.start(cluster.plane.kubectl, cluster.plane.kubeconfig);
   kubevirt = await KubevirtActor.start(cluster.plane, cluster.api);
+  migrations = new PlayedMigrations(cluster, kubevirt, running);
   await kubevirt.namespace(SHOP);
 });
 
@@ -52,12 +52,17 @@ afterEach((context) => {
 
 afterAll(async () => {
   await recordPlugin('cluster', usedVerbs.size, passed);
-  await Promise.all(sidecars.map((sidecar) => sidecar.stop()));
+  await migrations?.stop();
   await operator?.stop();
   kubevirt?.close();
   await runner?.close();
   await cluster?.stop();
 });
+
+function running(): OperatorProcess {
+  if (operator === undefined) throw new Error('the operator was not started');
+  return operator;
+}
 
 function nasmig(words: readonly string[], options?: RunOptions): Promise<Outcome> {
   if (words[0] !== undefined && verbs.some(({ name }) => name === words[0])) usedVerbs.add(words[0]);
@@ -226,8 +231,8 @@ describe('with the chart and the operator', () => {
     await cluster.helm.install({
       defaultPolicy: { enabled: true, spec: { defaults: { acceleration: 'Preferred' } } },
     });
-    const ports = await freePorts();
-    await podOfDeployment('operator-0');
+    const ports = await operatorPorts();
+    await cluster.podOfDeployment('operator-0');
     operator = await OperatorProcess.start(cluster, 'operator-0', ports);
     await cluster.eventually(async () => {
       const { status } = await running().probe('/readyz');
@@ -245,11 +250,6 @@ describe('with the chart and the operator', () => {
     await kubevirtStatus({ phase: 'Deployed', observedKubeVirtVersion: 'v1.6.2' });
     vm = await injectedVm('db');
   });
-
-  const running = (): OperatorProcess => {
-    if (operator === undefined) throw new Error('the operator was not started');
-    return operator;
-  };
 
   const kubevirtStatus = (status: object) =>
     cluster.api.mergePatch(resources.kubeVirts, 'kubevirt', 'kubevirt', { status }, 'status');
@@ -286,25 +286,6 @@ describe('with the chart and the operator', () => {
     } as KubernetesObject);
   }
 
-  async function podOfDeployment(name: string): Promise<void> {
-    const { template } = (
-      JSON.parse(
-        await cluster.kubectl(['-n', NAMESPACE, 'get', 'deployment', 'nas-aware-migration', '-o', 'json']),
-      ) as {
-        spec: { template: { metadata: { labels: object }; spec: object } };
-      }
-    ).spec;
-    await cluster.kubectl(
-      ['create', '-f', '-'],
-      JSON.stringify({
-        apiVersion: 'v1',
-        kind: 'Pod',
-        metadata: { name, namespace: NAMESPACE, labels: template.metadata.labels },
-        spec: template.spec,
-      }),
-    );
-  }
-
   /** The webhook decides from a cache: the first pods may come before the policy is in it. */
   async function injectedVm(name: string): Promise<Vm> {
     await cluster.eventually(async () => {
@@ -316,40 +297,6 @@ describe('with the chart and the operator', () => {
         throw new Error(`injection is not on: ${JSON.stringify(policy?.status)}\n${running().log}`);
     });
     return kubevirt.vm(SHOP, name, 'node-1', { app: name });
-  }
-
-  async function sidecarOf(pod: V1Pod): Promise<FakeSidecar> {
-    const map = await cluster.eventually(async () => {
-      const found = await cluster.get<V1ConfigMap>(resources.configMaps, SHOP, 'nas-aware-migration-ca');
-      if (found === undefined) throw new Error(`no CA in ${SHOP}`);
-      return found;
-    });
-    const sidecar = await FakeSidecar.start({
-      api: cluster.api,
-      pod,
-      hubUrl: `wss://127.0.0.1:${running().ports.hub}`,
-      caPem: map.data?.['ca.crt'] ?? '',
-    });
-    sidecars.push(sidecar);
-    await cluster.eventually(() => expect(sidecar.client.connected).toBe(true));
-    return sidecar;
-  }
-
-  /** Plays KubeVirt and both sidecars from the KubeVirt migration that is there to its success. */
-  async function moved(from: Vm, to: string, source: FakeSidecar): Promise<{ vm: Vm; target: FakeSidecar }> {
-    const vmim = await kubevirt.migrationOf(from);
-    const targetPod = await kubevirt.handOff(from, vmim, to);
-    const target = await sidecarOf(targetPod);
-    await cluster.eventually(() => {
-      expect(source.state.phase).toBe('armed');
-      expect(target.state.phase).toBe('armed');
-    });
-    source.connect();
-    await cluster.eventually(() => expect(source.framed).toBe(true));
-    target.connect();
-    source.finish();
-    target.finish();
-    return { vm: await kubevirt.succeed(from, vmim, targetPod, to), target };
   }
 
   describe('migrate', () => {
@@ -399,7 +346,7 @@ describe('with the chart and the operator', () => {
     });
 
     it('starts one, waits for it, and ends as it ends', async () => {
-      const source = await sidecarOf(vm.pod);
+      const source = await migrations.sidecarOf(vm.pod);
       const waiting = nasmig([
         'migrate',
         'db',
@@ -411,7 +358,7 @@ describe('with the chart and the operator', () => {
         '--timeout',
         '50s',
       ]);
-      const after = await moved(vm, 'node-2', source);
+      const after = await migrations.moved(vm, 'node-2', source);
       const outcome = await waiting;
       expect(outcome.stderr).toBe('');
       expect(outcome.code).toBe(0);
@@ -971,7 +918,7 @@ describe('with the chart and the operator', () => {
       uri: expect.stringMatching(new RegExp(`/${path.basename(archive)}$`)),
       sha256,
     });
-    const krew = await ensureKrew();
+    const krew = await ensureTool('krew');
     const dir = await mkdtemp(path.join(tmpdir(), 'nasmig-krew-'));
     try {
       // Nothing but what krew links, and kubectl: no Node, neither the project's nor another.

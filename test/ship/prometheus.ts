@@ -2,10 +2,10 @@
 // answers queries. And promtool, for what needs no server. Both are unpacked by `hack/setup.sh ship`.
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { access, constants, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { dump } from 'js-yaml';
+import { freePort } from '../../hack/control-plane/free-ports.ts';
 import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { type RuleFile, ruleFileYaml } from '../../observability/rules/rule-file.ts';
 
@@ -199,12 +199,4 @@ export class Prometheus {
       return false;
     }
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, HOST, resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -170,13 +170,13 @@ describe('operator Deployment', () => {
       webhookUrl: undefined,
       kubevirtUser: 'system:serviceaccount:kubevirt:kubevirt-controller',
       injection: true,
-      workers: 8,
+      workers: 4,
     });
     expect(settings.sidecar).toEqual({
       image: 'nas-aware-migration:0.1.0',
       cpu: '100m',
       memory: '256Mi',
-      indexMemory: '96Mi',
+      indexMemory: '64Mi',
     });
     expect(settings.sharedFileSystemDrivers).toContain('nfs.csi.k8s.io');
   });
@@ -285,6 +285,17 @@ describe('permissions', () => {
         );
       }
     }
+  });
+
+  it('let nobody migrate but whom somebody binds, unless asked to', async () => {
+    const aggregation = (rendered: Rendered[], name: string) =>
+      Object.keys(objectOf(rendered, 'ClusterRole', name).metadata?.labels ?? {}).filter((label) =>
+        label.startsWith('rbac.authorization.k8s.io/aggregate-to-'),
+      );
+    expect(aggregation(objects, 'nas-aware-migration-migrate')).toEqual([]);
+    expect(aggregation(objects, 'nas-aware-migration-view')).toHaveLength(3);
+    const asked = await helm.template({ rbac: { aggregateMigrate: true } });
+    expect(aggregation(asked, 'nas-aware-migration-migrate')).toHaveLength(2);
   });
 
   it('can be left to somebody else', async () => {
