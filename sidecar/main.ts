@@ -29,12 +29,14 @@ let stop = (_signal: string): void => end(0);
 process.once('SIGTERM', () => stop('SIGTERM'));
 process.once('SIGINT', () => stop('SIGINT'));
 
-const [{ pino }, { Agent }, { AgentConfigError, agentConfigFrom }] = await Promise.all([
+const [{ collectLessOften }, { pino }, { Agent }, { AgentConfigError, agentConfigFrom }] = await Promise.all([
+  import('./garbage-collection.ts'),
   import('pino'),
   import('./agent/agent.ts'),
   import('./agent/agent-config.ts'),
 ]);
 
+collectLessOften();
 const log = pino(
   { base: null, level: process.env['NASMIG_LOG_LEVEL'] ?? 'info' },
   pino.destination({ fd: 1, sync: true }),

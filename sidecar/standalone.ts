@@ -9,6 +9,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { pino } from 'pino';
 import { dialUnix } from './dial.ts';
+import { collectLessOften } from './garbage-collection.ts';
 import { BlockIndex } from './index/block-index.ts';
 import { type BuildProgress, buildFull, buildSample } from './index/index-builder.ts';
 import { loadIndex, saveIndex } from './index/index-file.ts';
@@ -87,6 +88,7 @@ async function prepareIndex(
 }
 
 async function main(): Promise<void> {
+  collectLessOften();
   const config = readStandaloneConfig(process.argv[2]);
   const sessionKey = readSessionKey(config.sessionKeyFile);
   const volumes = await Promise.all(

@@ -1,0 +1,22 @@
+import { execFileSync } from 'node:child_process';
+import { expect, it } from 'vitest';
+import { BUFFERS_COUNT_AS_HEAP } from './garbage-collection.ts';
+
+it('the option is one that this V8 has', () => {
+  const options = execFileSync(process.execPath, ['--v8-options'], { encoding: 'utf8' });
+  expect(options).toMatch(new RegExp(`^ *${BUFFERS_COUNT_AS_HEAP} `, 'm'));
+});
+
+it('with it, fewer collections for the same garbage', () => {
+  const collections = (options: string[]): number => {
+    const program = `
+      const kept = Array.from({ length: 64 }, () => Buffer.alloc(1 << 20));
+      for (let i = 0; i < 2000; i++) kept[i % 64] = Buffer.allocUnsafeSlow(1 << 18);
+      process.stdout.write(String(kept.length));`;
+    const trace = execFileSync(process.execPath, [...options, '--trace-gc', '-e', program], {
+      encoding: 'utf8',
+    });
+    return trace.split('Mark-Compact').length - 1;
+  };
+  expect(collections([BUFFERS_COUNT_AS_HEAP])).toBeLessThan(collections([]));
+});
