@@ -89,6 +89,7 @@ const view = (facts: Partial<CoordinationView> = {}): CoordinationView => ({
   armingSeconds: undefined,
   progress: undefined,
   results: {},
+  isResultComing: false,
   ...facts,
 });
 
@@ -494,6 +495,23 @@ describe('the end', () => {
       phase: 'Succeeded',
       result: { accelerated: true, attempt: 'Accelerated' },
     });
+  });
+
+  it.each([
+    ['the leader changed', { over: true }],
+    ['a sidecar that came back has said that it has finished', { go: true, isResultComing: true }],
+  ])('waits longer for results when %s, also while the target is connected', (_what, coordination) => {
+    const facts = {
+      vmim: vmim('Succeeded'),
+      vmi: handedOff(),
+      targetPod: pod('pod-b'),
+      coordination: view(coordination),
+    };
+    const first = decide(snapshot({ ...facts, migration: nam({}, running()) }));
+    const at = (ms: number) =>
+      decide(snapshot({ ...facts, migration: nam({}, first.status), nowMs: nowMs + ms })).status?.phase;
+    expect(at(6000)).toBe('Migrating');
+    expect(at(20_000)).toBe('Succeeded');
   });
 
   it('records the numbers of an accelerated migration', () => {

@@ -384,7 +384,13 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
   const isMissing = coordination?.results.source === undefined || coordination.results.target === undefined;
   const expected =
     isMissing && (coordination?.go === true || coordination?.over === true || order !== undefined);
-  const waitMs = snapshot.targetPod?.connected === false ? RECONNECT_WAIT_MS : RESULT_WAIT_MS;
+  // Told by connections that are to come, or came a moment ago.
+  const isLate =
+    order !== undefined ||
+    coordination?.over === true ||
+    coordination?.isResultComing === true ||
+    snapshot.targetPod?.connected === false;
+  const waitMs = isLate ? RECONNECT_WAIT_MS : RESULT_WAIT_MS;
   const leftMs = collectingSince(snapshot) + waitMs - nowMs;
   if (expected && leftMs > 0) {
     const status = statusWith(snapshot, migration.status.phase ?? 'Migrating', [

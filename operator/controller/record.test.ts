@@ -33,6 +33,7 @@ function snapshot(
     armingSeconds: undefined,
     progress: undefined,
     results: {},
+    isResultComing: false,
     ...view,
   };
   return { nowMs, migration, policy: undefined, coordination } as unknown as Snapshot;

@@ -260,6 +260,15 @@ describe('coordinator', () => {
     expect(types(again)).toEqual([]);
   });
 
+  it('knows that a result is coming from a side that has finished, until it is there', () => {
+    const a = session('pod-a', [{ migrationUid, epoch: 3, role: 'source', phase: 'finished' }]);
+    coordinator.onSession(a);
+    coordinator.coordinate({ ...order, over: true });
+    expect(coordinator.view(migrationUid)?.isResultComing).toBe(true);
+    coordinator.onMessage(a, exampleResult);
+    expect(coordinator.view(migrationUid)?.isResultComing).toBe(false);
+  });
+
   it('gives up once, with the reason that was given', () => {
     const a = session('pod-a');
     coordinator.onSession(a);

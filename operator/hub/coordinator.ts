@@ -44,6 +44,8 @@ export interface CoordinationView {
   armingSeconds: number | undefined;
   progress: Progress | undefined;
   results: { source?: Result; target?: Result };
+  /** A side said in HELLO that it has finished: its result is the next that it says. */
+  isResultComing: boolean;
 }
 
 export interface CoordinatorOptions {
@@ -154,6 +156,9 @@ export class Coordinator implements HubListener {
       armingSeconds,
       progress,
       results,
+      isResultComing: (['source', 'target'] as const).some(
+        (role) => state[role].phase === 'finished' && results[role] === undefined,
+      ),
     };
   }
 

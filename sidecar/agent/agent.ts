@@ -79,6 +79,8 @@ export class Agent {
       config: config.index,
       volumes: () => this.#volumes.readable,
       log: (event, values) => log.info(values, event),
+      // Migrations may be waiting for it.
+      onReady: () => this.#sendStats(),
     });
     this.#client = new ControlClient({
       ...config.hub,

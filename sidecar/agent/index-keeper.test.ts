@@ -16,6 +16,7 @@ let directory: string;
 let volumes: PodVolumes;
 let keeper: IndexKeeper;
 let log: string[];
+let ready: number;
 
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'nasmig-keeper-'));
@@ -33,6 +34,7 @@ afterEach(async () => {
 
 function keep(change: Partial<ConstructorParameters<typeof IndexKeeper>[0]['config']> = {}): void {
   log = [];
+  ready = 0;
   keeper = new IndexKeeper({
     config: {
       memoryBytes: 1 << 20,
@@ -44,6 +46,9 @@ function keep(change: Partial<ConstructorParameters<typeof IndexKeeper>[0]['conf
     },
     volumes: () => volumes.readable,
     log: (event) => void log.push(event),
+    onReady: () => {
+      ready += 1;
+    },
   });
 }
 
@@ -57,6 +62,18 @@ describe('IndexKeeper', () => {
     expect(log).toEqual(['index sampled']);
     // What HELLO and stats carry must be what the operator accepts.
     expect(indexStatusSchema.parse(keeper.status())).toEqual(keeper.status());
+  });
+
+  it('tells at once that the index is ready, sampled or inherited', async () => {
+    keep();
+    keeper.start();
+    await eventually(() => ready).toBe(1);
+    expect(keeper.status().ready).toBe(true);
+    keep({ delayMs: 60_000 });
+    keeper.start();
+    expect(ready).toBe(0);
+    keeper.inherited();
+    expect(ready).toBe(1);
   });
 
   it('does not sample while a migration is armed, and goes on afterwards', async () => {

@@ -16,6 +16,8 @@ export interface IndexKeeperOptions {
   /** The volumes that can be read now. */
   readonly volumes: () => readonly Volume[];
   readonly log: (event: string, values: Readonly<Record<string, unknown>>) => void;
+  /** Nothing more is being built: who waits for the index need not wait any longer. */
+  readonly onReady?: () => void;
 }
 
 export class IndexKeeper {
@@ -110,6 +112,7 @@ export class IndexKeeper {
   inherited(): void {
     this.#complete = true;
     this.#sampledOneIn = 1;
+    this.#options.onReady?.();
   }
 
   /** One more volume can be read: what is indexed so far does not know it. */
@@ -207,6 +210,7 @@ export class IndexKeeper {
       failures: built.failures.map((failure) => failure.message),
     });
     this.#complete = built.failures.length === 0;
+    if (this.#complete) this.#options.onReady?.();
     this.#buildIn(RETRY_MS);
   }
 }

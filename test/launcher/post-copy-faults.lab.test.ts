@@ -46,6 +46,10 @@ async function killProxyAfterSwitch(armed: boolean): Promise<Ending> {
     if (armed) {
       expect(await guest.logOf(source)).toMatch(/"reason":"PostCopyAnnounced".*"connection relayed raw"/);
     }
+    // The source is in post-copy as soon as it has sent the guest's state; what is to be broken is a guest that runs without all of its memory.
+    await expect
+      .poll(() => target.pod.domainState('default_vm'), { timeout: SWITCH_TIMEOUT_MS })
+      .toBe('running');
     const incoming = await QmpClient.connect(`${target.pod.observerDirectory}/qmp.sock`);
     monitors.push(incoming);
     migration.migration.proxies.source.process('stream').signal('SIGKILL');

@@ -137,7 +137,7 @@ describe('operator Deployment', () => {
       capabilities: { drop: ['ALL'] },
     });
     expect(containerOf(objects).resources).toMatchObject({
-      requests: { cpu: '50m', memory: '128Mi' },
+      requests: { cpu: '50m', memory: '256Mi' },
       limits: { memory: '512Mi' },
     });
     expect(pod?.volumes).toBeUndefined();
