@@ -31,7 +31,13 @@ LABEL org.opencontainers.image.title="nas-aware-migration" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /rootfs /
 WORKDIR /app
-ENV NODE_ENV=production
+# Threads for reads of the NAS (sidecar/nas/read-threads.ts), and memory of a migration that goes back to the kernel when it is over.
+ENV NODE_ENV=production \
+    UV_THREADPOOL_SIZE=64 \
+    MALLOC_ARENA_MAX=2 \
+    MALLOC_MMAP_THRESHOLD_=65536 \
+    MALLOC_TRIM_THRESHOLD_=131072
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/node"]
-CMD ["sidecar/main.js"]
+# A young generation that is small, but not so small that it is collected for every batch; a heap that cannot outgrow the container.
+CMD ["--expose-gc", "--max-semi-space-size=4", "--max-old-space-size=192", "sidecar/main.js"]

@@ -29,8 +29,15 @@ let stop = (_signal: string): void => end(0);
 process.once('SIGTERM', () => stop('SIGTERM'));
 process.once('SIGINT', () => stop('SIGINT'));
 
-const [{ collectLessOften }, { pino }, { Agent }, { AgentConfigError, agentConfigFrom }] = await Promise.all([
+const [
+  { collectLessOften },
+  { READ_THREADS, readThreads },
+  { pino },
+  { Agent },
+  { AgentConfigError, agentConfigFrom },
+] = await Promise.all([
   import('./garbage-collection.ts'),
+  import('./nas/read-threads.ts'),
   import('pino'),
   import('./agent/agent.ts'),
   import('./agent/agent-config.ts'),
@@ -49,6 +56,10 @@ process.on('uncaughtException', (error) => {
 
 try {
   const config = agentConfigFrom(process.env);
+  const threads = readThreads(process.env);
+  if (threads < READ_THREADS) {
+    log.warn({ threads }, `fewer than ${READ_THREADS} threads for reads of the NAS: set UV_THREADPOOL_SIZE`);
+  }
   const agent = new Agent({ config, interposer, socketProblem, log });
   mayHang = () => agent.mayHang;
   stop = (signal) => {

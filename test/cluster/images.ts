@@ -2,6 +2,7 @@
 // does not start, as where an image cannot be pulled. The sidecar's image is this repository, run by the Node that runs us.
 
 import { resolve } from 'node:path';
+import { imageConfiguration } from '../../hack/ship/dockerfile.ts';
 import type { Bind } from '../launcher/container.ts';
 
 /** What kubelet knows of an image: its entry point, environment and files. */
@@ -32,10 +33,12 @@ const NODE = '/usr/local/bin/node';
 
 const SIDECAR_PROGRAM = resolve(REPOSITORY, 'sidecar/main.ts');
 
+const SHIPPED = imageConfiguration();
+const NODE_FLAGS = SHIPPED.cmd.slice(0, -1);
+
 const SIDECAR: Image = {
-  entrypoint: [NODE, '--max-semi-space-size=1', SIDECAR_PROGRAM],
-  // Reads of a migration, of index growth and of sampling at once, and some for opening, tokens and names.
-  env: { UV_THREADPOOL_SIZE: '64' },
+  entrypoint: [NODE, ...NODE_FLAGS, SIDECAR_PROGRAM],
+  env: SHIPPED.env,
   files: [
     { from: REPOSITORY, to: REPOSITORY, readOnly: true },
     { from: process.execPath, to: NODE, readOnly: true },
@@ -50,7 +53,7 @@ const EAGER_SIDECAR: Image = {
 const PREVIOUS_PROTOCOL_SIDECAR: Image = {
   ...EAGER_SIDECAR,
   entrypoint: [
-    ...[NODE, '--max-semi-space-size=1', '--import'],
+    ...[NODE, ...NODE_FLAGS, '--import'],
     ...[resolve(REPOSITORY, 'test/cluster/previous-protocol.ts'), SIDECAR_PROGRAM],
   ],
 };
@@ -60,10 +63,9 @@ export const ASSEMBLED_IMAGE = 'lab.example/nas-aware-migration:assembled';
 export const ASSEMBLED_IMAGE_ROOTFS = resolve(REPOSITORY, 'build/lab-image-rootfs');
 
 const ASSEMBLED: Image = {
-  // The Dockerfile's ENTRYPOINT, CMD and ENV.
-  entrypoint: ['/usr/bin/node', 'sidecar/main.js'],
+  entrypoint: [...SHIPPED.entrypoint, ...SHIPPED.cmd],
   env: {
-    NODE_ENV: 'production',
+    ...SHIPPED.env,
     NASMIG_INDEX_DELAY_MS: '4000',
     NASMIG_INDEX_BYTES_PER_SECOND: String(2 ** 30),
   },

@@ -2,6 +2,7 @@
 // `public` volume and the disks, a token and the operator's CA, and the environment of the injection.
 
 import { join, resolve } from 'node:path';
+import { imageConfiguration } from '../../hack/ship/dockerfile.ts';
 import type { Bind, Container } from './container.ts';
 import { type CoordinatedPod, HUB_SERVER_NAME } from './coordinator.ts';
 import { HUB_PORT } from './launcher-lab.ts';
@@ -11,22 +12,13 @@ const CREDENTIALS_PATH = '/run/secrets/nasmigration.io';
 const UP_TIMEOUT_MS = 20_000;
 const ROOT = resolve(import.meta.dirname, '../..');
 
-/** As the image's command line has it: a small young generation, and a heap that cannot outgrow the container. */
-export const SIDECAR_NODE_FLAGS = [
-  '--expose-gc',
-  '--max-semi-space-size=1',
-  '--max-old-space-size=192',
-] as const;
+const { cmd, env: environmentOfImage } = imageConfiguration();
+
+/** Options of Node, as the image has them before the program. */
+export const SIDECAR_NODE_FLAGS = cmd.slice(0, -1);
 
 /** What the image sets besides the injection. */
-export const SIDECAR_ENVIRONMENT = {
-  // Reads of a migration, of index growth and of sampling at once, and some for opening, tokens and names.
-  UV_THREADPOOL_SIZE: '64',
-  // Buffers of a migration go back to the kernel when it is over.
-  MALLOC_ARENA_MAX: '2',
-  MALLOC_MMAP_THRESHOLD_: '65536',
-  MALLOC_TRIM_THRESHOLD_: '131072',
-} as const;
+export const SIDECAR_ENVIRONMENT = environmentOfImage;
 
 export interface AgentSidecarOptions {
   /** Directory with the compiled sidecar, see compileProgram(); else its sources are run. */

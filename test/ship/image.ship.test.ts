@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { KubernetesObject, V1ConfigMap, V1Container, V1Pod } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { imageConfiguration } from '../../hack/ship/dockerfile.ts';
 import { assembleRootfs, NODE_IN_IMAGE } from '../../hack/ship/image-rootfs.ts';
 import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { resources } from '../../operator/kubernetes/resources.ts';
@@ -33,21 +34,12 @@ const STOP_MS = 1000;
 const ACCOUNT_DIRECTORY = '/var/run/secrets/kubernetes.io/serviceaccount';
 
 const rootfs = path.join(repositoryRoot, 'build', 'image-rootfs');
-let dockerfile: string;
+const { entrypoint, cmd, env } = imageConfiguration();
+const entryPoint = entrypoint[0] ?? '';
 
 beforeAll(async () => {
   await assembleRootfs(rootfs);
-  dockerfile = await readFile(path.join(repositoryRoot, 'Dockerfile'), 'utf8');
 }, 120_000);
-
-/** A JSON list after an instruction, of the last stage. */
-function instruction(name: string): string[] {
-  const line = dockerfile.split('\n').findLast((one) => one.startsWith(`${name} [`));
-  if (line === undefined) throw new Error(`the Dockerfile has no ${name}`);
-  return JSON.parse(line.slice(name.length)) as string[];
-}
-
-const entryPoint = () => instruction('ENTRYPOINT')[0] ?? '';
 
 async function files(directory = rootfs): Promise<string[]> {
   const entries = await readdir(directory, { recursive: true, withFileTypes: true });
@@ -81,8 +73,8 @@ describe('file system', () => {
       'usr/bin',
     ]);
     expect(names.filter((name) => /\.ts$|\.test\.|node_modules/.test(name))).toEqual([]);
-    expect(entryPoint()).toBe(`/${NODE_IN_IMAGE}`);
-    expect(names).toContain(path.join('app', instruction('CMD')[0] ?? ''));
+    expect(entryPoint).toBe(`/${NODE_IN_IMAGE}`);
+    expect(names).toContain(path.join('app', cmd.at(-1) ?? ''));
   });
 
   it('is small, and nobody but root may write it', async () => {
@@ -127,7 +119,7 @@ describe.each([
     const container = await OciContainer.start({
       rootfs,
       user,
-      entryPoint: entryPoint(),
+      entryPoint: entryPoint,
       args: [program],
       environment: {},
     });
@@ -197,7 +189,7 @@ describe('both programs together', () => {
     operator = await OciContainer.start({
       rootfs,
       user: NONROOT,
-      entryPoint: entryPoint(),
+      entryPoint: entryPoint,
       args,
       environment: {
         ...environment,
@@ -234,7 +226,7 @@ describe('both programs together', () => {
       const test = await OciContainer.start({
         rootfs,
         user: NONROOT,
-        entryPoint: entryPoint(),
+        entryPoint: entryPoint,
         args: container?.args ?? [],
         environment: { HOST: '127.0.0.1', PORT: String(port) },
       });
@@ -259,9 +251,9 @@ describe('both programs together', () => {
     sidecar = await OciContainer.start({
       rootfs,
       user: injected.securityContext?.runAsUser ?? 0,
-      entryPoint: entryPoint(),
-      args: instruction('CMD'),
-      environment: environmentOf(injected, vm.pod),
+      entryPoint: entryPoint,
+      args: [...cmd],
+      environment: { ...env, ...environmentOf(injected, vm.pod) },
       mounts: await mountsOf(injected, { token: await boundToken(cluster.api, vm.pod), 'ca.crt': ca }),
     });
     const container = sidecar;
