@@ -514,6 +514,25 @@ describe('the end', () => {
     expect(at(20_000)).toBe('Succeeded');
   });
 
+  it('waits for nobody when it failed before there was a target', () => {
+    const status: NasAwareMigrationStatus = {
+      ...running({ phase: 'Preparing' }),
+      conditions: [
+        {
+          type: 'Accelerated',
+          status: 'Unknown',
+          reason: 'Arming',
+          message: '',
+          lastTransitionTime: '2026-06-01T11:59:00Z',
+        },
+      ],
+    };
+    const facts = { vmim: vmim('Failed'), coordination: undefined };
+    expect(decide(snapshot({ ...facts, migration: nam({}, status) })).status?.phase).toBe('Failed');
+    const withTarget = { ...status, target: { pod: 'pod-b', podUID: 'uid-b', node: 'node-2' } };
+    expect(decide(snapshot({ ...facts, migration: nam({}, withTarget) })).status?.phase).toBe('Preparing');
+  });
+
   it('records the numbers of an accelerated migration', () => {
     const decision = decide(
       snapshot({

@@ -376,10 +376,11 @@ function decideRunning(snapshot: Snapshot, vmim: Vmim): Decision {
 /** KubeVirt's migration is over. */
 function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
   const { coordination, nowMs, migration, vmi } = snapshot;
-  // After a change of leader the results come with the sidecars' reconnects, and need a place to go.
+  // After a change of leader the results come with the sidecars' reconnects, and need a place to go. Before there is a target
+  // nothing is armed, and nobody has a result to tell.
   const wasArmed =
-    migration.status.conditions?.some(({ type, status }) => type === 'Accelerated' && status !== 'False') ===
-    true;
+    ['True', 'Unknown'].includes(acceleratedOf(migration.status)?.status ?? 'False') &&
+    (migration.status.target !== undefined || snapshot.targetPod !== undefined);
   const order = coordination === undefined && wasArmed ? collectingOrder(snapshot, vmim) : undefined;
   const isMissing = coordination?.results.source === undefined || coordination.results.target === undefined;
   const expected =
