@@ -23,6 +23,16 @@ describe('SeenPages', () => {
     expect(new SeenPages(listed(100)).mark(0, Uint32Array.of(1, 2, 3), 1)).toBe(1);
   });
 
+  it('takes a page or two again among others for strays, and alone only a few times', () => {
+    const seen = new SeenPages(listed(100));
+    expect(Array.from({ length: 1000 }, () => seen.isStray(2, 128))).not.toContain(false);
+    expect(seen.isStray(3, 128)).toBe(false);
+    const alone = Array.from({ length: 100 }, () => seen.isStray(1, 1));
+    expect(alone.filter(Boolean)).toHaveLength(16);
+    expect(alone[0]).toBe(true);
+    expect(seen.isStray(1, 128)).toBe(true);
+  });
+
   it('says that it does not know before the list came, and for lists too large to track', () => {
     expect(
       new SeenPages({ all: [], isListed: false, totalPages: 0 } as unknown as RamBlocks).mark(

@@ -6,9 +6,13 @@ import type { RamBlocks } from '../stream/ram-blocks.ts';
 /** A bitmap for 2 TiB of guest memory. A list that claims more gets no bitmaps: every page then counts as seen again. */
 const MAX_TRACKED_PAGES = 2 ** 29;
 
+/** Packets with one page or two, all of them again: so many are taken for strays. */
+const MAX_LONE_STRAYS = 16;
+
 export class SeenPages {
   readonly #ramBlocks: RamBlocks;
   #bitmaps: Uint32Array[] | undefined;
+  #loneStrays = 0;
 
   constructor(ramBlocks: RamBlocks) {
     this.#ramBlocks = ramBlocks;
@@ -32,6 +36,18 @@ export class SeenPages {
       fresh += 1;
     }
     return fresh;
+  }
+
+  /**
+   * Whether the `again` of `count` pages that a multifd packet shows a second time say nothing of a second pass. Before QEMU 9.0 a race
+   * on the list of pages (multifd_queue_page) makes the last page of one packet the first of the next, too, which may be on another
+   * channel and read before it: up to one page at each end.
+   */
+  isStray(again: number, count: number): boolean {
+    if (again > 2) return false;
+    if (again < count) return true;
+    this.#loneStrays += 1;
+    return this.#loneStrays <= MAX_LONE_STRAYS;
   }
 
   #bitmapOf(ramBlock: number): Uint32Array | undefined {

@@ -520,7 +520,9 @@ export class SourceConnection implements PageSink {
     const { seen, pace } = this.#migration;
     const fresh = seen.mark(ramBlock, pageNumbers, count);
     if (fresh > 0) pace.firstSeen(fresh * PAGE_BYTES);
-    if (fresh < count && fresh >= 0) this.#laterPass();
+    const again = count - fresh;
+    if (fresh < 0 || again === 0 || (!this.#isMain && seen.isStray(again, count))) return;
+    this.#laterPass();
   }
 
   #laterPass(): void {

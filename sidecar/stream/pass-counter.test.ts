@@ -25,6 +25,9 @@ describe('passes', () => {
     expect(counter.passes).toBe(2);
     main.pages(0, ...numbers(7));
     expect(counter.passes).toBe(3);
+    // The race of QEMU 7.2 on its list of pages.
+    main.pages(0, ...numbers(7, 8, 9));
+    expect(counter.passes).toBe(3);
   });
 
   it('are those of the channel that saw the most where every section is marked', () => {

@@ -54,7 +54,9 @@ export class PassChannel {
   /** The first `count` of `pageNumbers` of one RAMBlock came. */
   pages(block: number, pageNumbers: Uint32Array, count: number): void {
     const first = pageNumbers[0] as number;
-    if (block < this.#block || (block === this.#block && first <= this.#page)) this.#wraps += 1;
+    // The last page of a packet and again the first of several is no wrap, see SeenPages.isStray().
+    const isStray = first === this.#page && count > 1;
+    if (block < this.#block || (block === this.#block && first <= this.#page && !isStray)) this.#wraps += 1;
     this.#block = block;
     this.#page = pageNumbers[count - 1] as number;
     if (this.#isBegun) return;

@@ -31,8 +31,6 @@ const PAIRS: readonly Pair[] = [
 const LINK_MBIT = 200;
 /** The issue's: bytes on the link of the warm guest, plain to accelerated. */
 const LEAST_RATIO = 10;
-/** With QEMU 7.2 and channels the source takes the first pass for a later one, and waits for no references: docs/limits.md. */
-const LEAST_RATIO_7_2_PARALLEL = 2;
 /** Debian's 7.2 takes the connection that comes first as the main one; through proxies that is a matter of luck. */
 const PLAIN_ATTEMPTS = 3;
 /** The first run builds a Debian root and a saved guest. */
@@ -130,9 +128,7 @@ describe.each(PAIRS)('QEMU $pair', ({ pair, suites, ...its }) => {
       }
       await network.setMigrationRate({ outMbit: LINK_MBIT, inMbit: LINK_MBIT });
       const accelerated = await move(name, channels, true);
-      const leastRatio =
-        suites.source === 'bookworm' && channels > 0 ? LEAST_RATIO_7_2_PARALLEL : LEAST_RATIO;
-      expect(plainOf(channels)).toBeGreaterThan(leastRatio * (accelerated ?? Number.POSITIVE_INFINITY));
+      expect(plainOf(channels)).toBeGreaterThan(LEAST_RATIO * (accelerated ?? Number.POSITIVE_INFINITY));
       // Only what is known of Debian's 7.2 may fail by itself.
       if (plain === undefined) expect(pair).toMatch(/^7\.2/);
     },
