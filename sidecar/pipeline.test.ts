@@ -295,8 +295,26 @@ describe('source and target pipelines', () => {
     volume.failure = Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' });
     const outcome = await runPipeline({ streams, writes, volumes: [volume], ...made, answer: SHUT });
     expectSameBytes(outcome, streams);
-    expect(outcome.source.referencesOff).toContain('NAS');
+    expect(outcome.source.referencesOff).toBe(true);
     expect(outcome.source.counters.resentPages).toBeGreaterThan(0);
+  });
+
+  it('a volume that fails costs the references to that volume alone', async () => {
+    const { volume: whole, streams, writes } = guestAndVolume(0, 5);
+    const half = Math.floor(whole.sizeBytes / PAGE_BYTES / 2) * PAGE_BYTES;
+    const [broken, sound] = [whole.content.subarray(0, half), whole.content.subarray(half)].map(
+      (content, i) => new MemoryVolume(`disk${i}`, content),
+    ) as [MemoryVolume, MemoryVolume];
+    const volumes = [broken, sound];
+    const made = indexOf(volumes);
+    broken.failure = Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' });
+    const outcome = await runPipeline({ streams, writes, volumes, ...made, answer: SHUT });
+    expectSameBytes(outcome, streams);
+    expect([...outcome.source.volumesOff]).toEqual([1, 0]);
+    expect(outcome.source.referencesOff).toBe(false);
+    const { resentPages, referencePages } = outcome.source.counters;
+    expect(resentPages).toBeGreaterThan(0);
+    expect(referencePages).toBeGreaterThan(resentPages);
   });
 
   it('a NAS that hangs costs its deadline once', async () => {
@@ -312,7 +330,7 @@ describe('source and target pipelines', () => {
       answer: SHUT,
     });
     expectSameBytes(outcome, streams);
-    expect(outcome.source.referencesOff).toContain('NAS');
+    expect(outcome.source.referencesOff).toBe(true);
   });
 
   it('a target that cannot read the volume gets literals', async () => {

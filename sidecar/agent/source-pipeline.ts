@@ -101,11 +101,11 @@ export class SourcePipeline implements MigrationPipeline {
       },
       resends: counters.resentBatches,
       batches: counters.batches,
-      volumes: this.#volumes.map((volume) => ({
+      volumes: this.#volumes.map((volume, position) => ({
         name: volume.name,
         nasBytes: volume.bytesRead,
         uncached: volume.uncached,
-        ...(this.#migration.referencesOff === undefined ? {} : { offReason: 'NasTooSlow' as const }),
+        ...(this.#migration.volumesOff[position] === 1 ? { offReason: 'NasTooSlow' as const } : {}),
       })),
     };
   }

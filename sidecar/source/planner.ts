@@ -47,12 +47,23 @@ export interface Plan {
 export class Planner {
   readonly #index: BlockLookup;
   readonly #usable: readonly boolean[];
+  readonly #off: Uint8Array;
   readonly #plan: Plan;
 
-  /** @param usable per volume: whether the target can read it. @param maxPages largest page count of a batch. */
-  constructor(index: BlockLookup, usable: readonly boolean[], maxPages: number) {
+  /**
+   * @param usable per volume: whether the target can read it.
+   * @param maxPages largest page count of a batch.
+   * @param off per volume: not 0 from when on it is not referred to any more.
+   */
+  constructor(
+    index: BlockLookup,
+    usable: readonly boolean[],
+    maxPages: number,
+    off: Uint8Array = new Uint8Array(usable.length),
+  ) {
     this.#index = index;
     this.#usable = usable;
+    this.#off = off;
     this.#plan = {
       volumes: new Uint16Array(maxPages),
       blocks: new Uint32Array(maxPages),
@@ -85,7 +96,10 @@ export class Planner {
       if (offset >= firstReferencable) {
         const { hi, lo } = hashes;
         place = this.#index.lookupNear(hi[i] as number, lo[i] as number, expectedVolume, expectedBlock);
-        if (place >= 0 && this.#usable[this.#index.volume(place)] !== true) place = -1;
+        if (place >= 0) {
+          const volume = this.#index.volume(place);
+          if (this.#usable[volume] !== true || this.#off[volume] !== 0) place = -1;
+        }
       }
       if (place >= 0 && weigh) {
         const byNas = (nasBytes + PAGE_BYTES) / pipes.nasBytesPerSecond;

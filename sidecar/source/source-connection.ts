@@ -341,7 +341,7 @@ export class SourceConnection implements PageSink {
     this.#encoder = new BatchEncoder({ zstd: this.#migration.options.zstd });
     this.#patchEncoder = new PatchEncoder({ zstd: this.#migration.options.zstd });
     const usable = agreement.volumes.map((volume) => volume.usable);
-    this.#planner = new Planner(index, usable, MAX_BATCH_PAGES);
+    this.#planner = new Planner(index, usable, MAX_BATCH_PAGES, this.#migration.volumesOff);
     this.#helloAnswered('framed');
   }
 
@@ -748,9 +748,7 @@ export class SourceConnection implements PageSink {
   #plan(waiting: WaitingBatch): ReturnType<Planner['plan']> {
     const migration = this.#migration;
     const allowed =
-      waiting.hashed &&
-      migration.referencesOff === undefined &&
-      migration.throttle.allows(migration.options.now());
+      waiting.hashed && !migration.referencesOff && migration.throttle.allows(migration.options.now());
     const { batch } = waiting;
     const firstReferencable = allowed ? FIRST_LITERAL_BYTES - batch.streamOffset : Number.POSITIVE_INFINITY;
     return (this.#planner as Planner).plan(waiting, batch.pageOffsets, batch.pageCount, firstReferencable, {
@@ -954,8 +952,6 @@ export class SourceConnection implements PageSink {
     const migration = this.#migration;
     const { bytes, pageOffsets, pageCount } = kept.batch;
     kept.attempt = frame.attempt;
-    if (frame.reason !== RESEND_TAG_MISMATCH)
-      migration.turnReferencesOff('the target could not read the NAS in time');
     let count = 0;
     if (frame.attempt === 1) {
       count = differingPages(
@@ -968,6 +964,7 @@ export class SourceConnection implements PageSink {
       );
       if (frame.reason === RESEND_TAG_MISMATCH) this.#forgetBlocks(kept, count);
     }
+    if (frame.reason !== RESEND_TAG_MISMATCH) this.#turnVolumesOff(kept, count);
     // Nothing differs by digest although the tag does (a forged collision), or the second try failed: all of it.
     if (count === 0) for (count = 0; count < pageCount; count++) this.#differing[count] = count;
     kept.wrongPages = Math.max(kept.wrongPages, count);
@@ -987,6 +984,20 @@ export class SourceConnection implements PageSink {
     // It goes at once, for a batch waits for it; the batches after it pay.
     migration.linkLimit.take(patch.frameBytes, migration.options.now());
     this.#writeLink([...patch.parts, this.#pingAfter(patch.frameBytes)]);
+  }
+
+  /** The first `count` entries of #differing were not read: nothing refers to their volumes any more; if none, to no volume of the batch. */
+  #turnVolumesOff({ volumes, batch }: KeptBatch, count: number): void {
+    if (volumes === undefined) return;
+    const failed = new Set<number>();
+    for (let i = 0; i < count; i++) failed.add(volumes[this.#differing[i] as number] as number);
+    failed.delete(LITERAL_PAGE);
+    if (failed.size === 0)
+      for (let page = 0; page < batch.pageCount; page++) failed.add(volumes[page] as number);
+    failed.delete(LITERAL_PAGE);
+    for (const volume of failed) {
+      this.#migration.turnVolumeOff(volume, 'the target could not read it in time');
+    }
   }
 
   /** The first `count` entries of #differing were rebuilt wrongly: their blocks are not what the index believed. */

@@ -138,8 +138,8 @@ export class SourceMigration {
   indexWaits = 0;
   nasQueuedBytes = 0;
   nasBytesPerSecond = 0;
-  /** Set when the target could not read the NAS in time: no references for the rest of this migration. */
-  referencesOff: string | undefined;
+  /** Per volume: 1 when the target could not read it in time, so that nothing refers to it for the rest of this migration. */
+  readonly volumesOff: Uint8Array;
   /** Why everything is relayed raw: decided by main before its first framed byte. A reason of control/reasons.ts. */
   rawReason: RawReason | undefined;
   ramEnded = false;
@@ -160,6 +160,7 @@ export class SourceMigration {
 
   constructor(options: SourceMigrationOptions) {
     this.options = options;
+    this.volumesOff = new Uint8Array(options.volumes.length);
     this.pace = new Pace({
       downtimeLimitMs: options.downtimeLimitMs,
       connections: 1,
@@ -229,12 +230,7 @@ export class SourceMigration {
 
   /** True while there is time to let the index grow around a batch's hits before it is planned. */
   get mayWaitForIndex(): boolean {
-    return (
-      this.inBulk &&
-      this.pace.phase === 'first-pass' &&
-      this.referencesOff === undefined &&
-      !this.#indexTooSlow
-    );
+    return this.inBulk && this.pace.phase === 'first-pass' && !this.referencesOff && !this.#indexTooSlow;
   }
 
   /** How large a batch may grow now. */
@@ -348,10 +344,15 @@ export class SourceMigration {
     for (const connection of this.#connections) connection.regulate();
   }
 
-  turnReferencesOff(reason: string): void {
-    if (this.referencesOff !== undefined) return;
-    this.referencesOff = reason;
-    this.options.log('references off', { reason });
+  /** True when no volume is referred to any more. */
+  get referencesOff(): boolean {
+    return !this.volumesOff.includes(0);
+  }
+
+  turnVolumeOff(volume: number, reason: string): void {
+    if (this.volumesOff[volume] !== 0) return;
+    this.volumesOff[volume] = 1;
+    this.options.log('references off', { volume: this.options.volumes[volume]?.name, reason });
   }
 
   relayBroke(connection: number, error: Error): void {
