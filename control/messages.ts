@@ -169,6 +169,8 @@ export const resultSchema = z.object({
   cpuMilliseconds: count,
   /** What plain would have put on the link: for accelerated and observed ones. */
   plainLinkBytes: count.optional(),
+  /** Accelerated ones, source only: what was tried on the way showed that the link would have brought the pages sooner as they are. */
+  isPlainFaster: z.boolean().optional(),
   /** Observed ones, source only: what this migration would have been, as far as the index tells. */
   estimate: z
     .object({

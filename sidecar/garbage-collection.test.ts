@@ -20,3 +20,21 @@ it('with it, fewer collections for the same garbage', () => {
   };
   expect(collections([BUFFERS_COUNT_AS_HEAP])).toBeLessThan(collections([]));
 });
+
+it('collectAll gives back what garbage took, the young generation too', () => {
+  const program = `
+    import { readFileSync } from 'node:fs';
+    import { collectAll } from '${new URL('./garbage-collection.ts', import.meta.url)}';
+    const ownKib = () => Number(/RssAnon:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]);
+    const before = ownKib();
+    let kept = [];
+    for (let i = 0; i < 2_000_000; i++) kept[i % 20_000] = { i, list: [i, i] };
+    kept = null;
+    const most = ownKib();
+    collectAll();
+    process.stdout.write(JSON.stringify({ took: most - before, left: ownKib() - before }));`;
+  const options = ['--expose-gc', '--max-semi-space-size=4', '--input-type=module', '-e', program];
+  const { took, left } = JSON.parse(execFileSync(process.execPath, options, { encoding: 'utf8' }));
+  expect(took).toBeGreaterThan(8 * 1024);
+  expect(left).toBeLessThan(took / 3);
+});

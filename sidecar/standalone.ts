@@ -145,6 +145,7 @@ async function main(): Promise<void> {
     ...(migration instanceof SourceMigration
       ? {
           remainingBytes: migration.pace.remainingBytes,
+          isPlainFaster: migration.routes.isPlainFaster,
           phase: migration.pace.phase,
           linkBytesPerSecond: Math.round(migration.linkRate.bytesPerSecond),
           acceptBytesPerSecond: Number.isFinite(migration.pace.bytesPerSecond)

@@ -24,6 +24,7 @@ import {
   phaseForHello,
   stepArming,
 } from '../../control/sidecar-arming.ts';
+import { collectAll } from '../garbage-collection.ts';
 import type { Interposer, InterposerEvent } from '../interposer/interposer.ts';
 import { MAX_LINK_VERSION, MIN_LINK_VERSION } from '../link/frame-types.ts';
 import type { AgentConfig } from './agent-config.ts';
@@ -80,7 +81,10 @@ export class Agent {
       volumes: () => this.#volumes.readable,
       log: (event, values) => log.info(values, event),
       // Migrations may be waiting for it.
-      onReady: () => this.#sendStats(),
+      onReady: () => {
+        this.#sendStats();
+        this.#tidySoon();
+      },
     });
     this.#client = new ControlClient({
       ...config.hub,
@@ -326,7 +330,7 @@ export class Agent {
     clearTimeout(this.#tidyTimer);
     if (this.#stopping !== undefined || this.#sessions.size > 0) return;
     this.#tidyTimer = setTimeout(() => {
-      if (this.#sessions.size === 0) globalThis.gc?.();
+      if (this.#sessions.size === 0) collectAll();
     }, TIDY_MS);
     this.#tidyTimer.unref();
   }

@@ -18,6 +18,8 @@ export interface PipelineSnapshot {
   readonly resends: number;
   /** 0 until something was framed. */
   readonly batches: number;
+  /** Source only: see {@link Result.isPlainFaster}. */
+  readonly isPlainFaster?: boolean;
   readonly volumes: Result['volumes'];
 }
 

@@ -43,6 +43,13 @@ const framedWith = (change: Partial<SessionFacts['framed'] & object>): SessionFa
 });
 
 describe('sessionResult', () => {
+  it('tells that plain is expected to be faster only when it is', () => {
+    const told = (isPlainFaster: boolean) =>
+      sessionResult(framedWith({ snapshot: { ...snapshot, isPlainFaster } })).isPlainFaster;
+    expect(told(true)).toBe(true);
+    expect(told(false)).toBeUndefined();
+  });
+
   it('tells all counters of a framed migration, in whole numbers', () => {
     const result = sessionResult(facts);
     expect(result).toEqual({

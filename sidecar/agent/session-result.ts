@@ -63,6 +63,7 @@ export function sessionResult(facts: SessionFacts): Result {
     ...(facts.downtimeMs === undefined ? {} : { downtimeMs: Math.round(facts.downtimeMs) }),
     cpuMilliseconds: Math.round(facts.cpuMilliseconds),
     ...(outcome === 'accelerated' || outcome === 'observed' ? { plainLinkBytes: qemuBytes } : {}),
+    ...(outcome === 'accelerated' && snapshot?.isPlainFaster === true ? { isPlainFaster: true } : {}),
     ...(outcome === 'observed' && facts.observed !== undefined ? { estimate: facts.observed.estimate } : {}),
     volumes: [...(snapshot?.volumes ?? [])],
   };

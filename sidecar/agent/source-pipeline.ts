@@ -101,6 +101,7 @@ export class SourcePipeline implements MigrationPipeline {
       },
       resends: counters.resentBatches,
       batches: counters.batches,
+      isPlainFaster: this.#migration.routes.isPlainFaster,
       volumes: this.#volumes.map((volume, position) => ({
         name: volume.name,
         nasBytes: volume.bytesRead,

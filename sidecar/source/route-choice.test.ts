@@ -35,7 +35,7 @@ function play(options: {
     });
     if (changed !== undefined) changes.push([nowMs, changed]);
   }
-  return { ways, changes };
+  return { ways, changes, isPlainFaster: choice.isPlainFaster };
 }
 
 describe('RouteChoice', () => {
@@ -43,6 +43,21 @@ describe('RouteChoice', () => {
     const { ways, changes } = play({ references: 80, literals: 400, seconds: 9 });
     expect(changes).toEqual([[2300, 'literals']]);
     expect(ways.references).toBe(1520);
+  });
+
+  it('says that plain would be faster where pages as they are are, or where the link never limits', () => {
+    const way = { references: 80, seconds: 9 };
+    expect(play({ ...way, literals: 400 }).isPlainFaster).toBe(true);
+    expect(play({ ...way, literals: 70 }).isPlainFaster).toBe(true);
+    // The link was waited for, and brought less.
+    const linkIdle = (nowMs: number) => nowMs < 1700;
+    expect(play({ ...way, literals: 70, linkIdle }).isPlainFaster).toBe(false);
+    expect(
+      play({ ...way, literals: 25, link: (_, route) => (route === 'literals' ? 25 : 0) }).isPlainFaster,
+    ).toBe(false);
+    // Never tried, or broken off.
+    expect(play({ ...way, literals: 400, mayTry: () => false }).isPlainFaster).toBe(false);
+    expect(play({ ...way, literals: 400, mayTry: (nowMs) => nowMs < 1600 }).isPlainFaster).toBe(false);
   });
 
   it('keeps to references after a trial that brought less', () => {

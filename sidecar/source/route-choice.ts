@@ -47,9 +47,18 @@ export class RouteChoice {
   #decideAtMs: number | undefined;
   #linkBusyAtMs = Number.NEGATIVE_INFINITY;
   #bestOfReferences = 0;
+  #isPlainFaster = false;
 
   get route(): Route {
     return this.#route;
+  }
+
+  /**
+   * True when the last whole trial showed that a plain migration would have been faster: pages as they are came sooner, or nothing ever
+   * waited for the link although they went over it, so that what limits is us, and not the link.
+   */
+  get isPlainFaster(): boolean {
+    return this.#isPlainFaster;
   }
 
   /** Takes note, and returns the new route when it has changed for more than a trial. */
@@ -91,7 +100,10 @@ export class RouteChoice {
     if (!slower && evidence.mayTry && nowMs < trial.sinceMs + TRIAL_MS) return undefined;
     this.#trial = undefined;
     this.#decideAtMs = nowMs + STAY_MS;
-    if (!slower && this.#rate(TRIAL_RATE_MS, nowMs) > trial.rateBefore * FASTER) return 'literals';
+    const isWhole = nowMs >= trial.sinceMs + TRIAL_MS;
+    const isFaster = !slower && this.#rate(TRIAL_RATE_MS, nowMs) > trial.rateBefore * FASTER;
+    if (isWhole || slower) this.#isPlainFaster = isFaster || (!slower && this.#linkBusyAtMs < trial.sinceMs);
+    if (isFaster) return 'literals';
     this.#route = 'references';
     return undefined;
   }
