@@ -35,8 +35,9 @@ WORKDIR /app
 ENV NODE_ENV=production \
     UV_THREADPOOL_SIZE=64 \
     MALLOC_ARENA_MAX=2 \
-    MALLOC_MMAP_THRESHOLD_=65536 \
-    MALLOC_TRIM_THRESHOLD_=131072
+    MALLOC_MMAP_THRESHOLD_=8192 \
+    MALLOC_TRIM_THRESHOLD_=32768 \
+    MALLOC_TOP_PAD_=16384
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/node"]
 # A young generation that is small, but not so small that it is collected for every batch; a heap that cannot outgrow the container.

@@ -21,7 +21,7 @@ const LINK_MBIT = 200;
  * (5 MiB), program text that was not needed before (10 MiB, shared with all on the node), and holes in malloc's heap.
  */
 const MOST_MIB = 256;
-const REST_MIB = 100;
+const REST_MIB = 80;
 /** SIGTERM to the end. */
 const STOP_MS = 1000;
 /** Runs of each kind for the time that an unarmed sidecar adds; a figure worth telling takes a quiet machine and more of them. */
