@@ -5,7 +5,7 @@
 #   docker build --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) --build-arg REVISION=$(git rev-parse HEAD) -t … .
 #
 # The same tree and the same Debian packages make the same bytes. For a build that others can repeat name the base by its digest
-# (--build-arg DEBIAN=debian@sha256:…), and let BuildKit rewrite the layers' times (--output type=image,rewrite-timestamp=true).
+# (--build-arg DEBIAN=debian@sha256:…, as `docker buildx imagetools inspect debian:trixie-slim` tells it), and let BuildKit rewrite the layers' times (--output type=image,rewrite-timestamp=true).
 #
 # What goes into it is assembled by hack/ship/image-rootfs.ts, which the tests run too (test/ship/image.ship.test.ts).
 ARG DEBIAN=debian:trixie-slim
@@ -40,5 +40,6 @@ ENV NODE_ENV=production \
     MALLOC_TOP_PAD_=16384
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/node"]
-# A young generation that is small, but not so small that it is collected for every batch; a heap that cannot outgrow the container.
+# A young generation that is small, but not so small that it is collected for every batch. The bound of the old one is for objects alone: index
+# and buffers lie outside of it, and all three at their bounds are more than the 256 MiB that a sidecar asks for by default.
 CMD ["--expose-gc", "--max-semi-space-size=4", "--max-old-space-size=192", "sidecar/main.js"]

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { BENCH_GROUPS, type BenchCase, scenarioOf, selectCases } from './bench-plan.ts';
+import { BENCH_GROUPS, type BenchCase, caseBefore, scenarioOf, selectCases } from './bench-plan.ts';
 
 const all = Object.values(BENCH_GROUPS).flat();
 
@@ -41,6 +41,13 @@ describe('scenarioOf', () => {
     const { scenario: own } = scenario('warm-200/nas+avail-switchover-bandwidth');
     expect(own).toMatchObject({ pace: false, availSwitchoverBytesPerSecond: 23_750_000 });
     expect(scenario('warm-200/nas').scenario).not.toHaveProperty('availSwitchoverBytesPerSecond');
+  });
+
+  it('lets the result of one decide the next', () => {
+    const next = all.find(({ variant }) => variant === 'next') as BenchCase;
+    expect(caseBefore(next)).toBe('warm-unlimited/nas');
+    expect(all.findIndex(({ id }) => id === caseBefore(next))).toBeLessThan(all.indexOf(next));
+    expect(caseBefore(all[0] as BenchCase)).toBeUndefined();
   });
 
   it('rewrites 0.5 % of the disk, and goes to and fro', () => {

@@ -5,7 +5,7 @@ import type { GuestProfileName } from '../test/lab/guest-profiles.ts';
 import type { Method, Scenario } from '../test/lab/measured-migration.ts';
 
 /** What is unlike the plain way of running a method. */
-export type Variant = 'avail-switchover-bandwidth' | 'rewritten' | 'second-hop';
+export type Variant = 'avail-switchover-bandwidth' | 'rewritten' | 'second-hop' | 'next';
 
 export interface BenchCase {
   /** `<group>/<method>` or `<group>/<method>+<variant>`; unique in the plan. */
@@ -51,7 +51,7 @@ export const BENCH_GROUPS: Readonly<Record<string, readonly BenchCase[]>> = Obje
     [
       ['warm-200', 'warm', 200, 2000, ALL],
       ['warm-1000', 'warm', 1000, 2500, ALL],
-      ['warm-unlimited', 'warm', 0, 0, METHODS],
+      ['warm-unlimited', 'warm', 0, 0, [...METHODS, { method: 'nas', variant: 'next' }]],
       ['warm-slow-nas', 'warm', 200, 20, METHODS],
       ['rewritten-200', 'warm', 200, 2000, [{ method: 'nas', variant: 'rewritten' }]],
       ['second-hop-200', 'warm', 200, 2000, [{ method: 'nas', variant: 'second-hop' }]],
@@ -88,6 +88,11 @@ export function selectCases(names: readonly string[]): BenchCase[] {
   return all.filter((one) => chosen.has(one));
 }
 
+/** The case whose result decides what `one` is: what the operator does after it, between the same nodes. */
+export function caseBefore(one: BenchCase): string | undefined {
+  return one.variant === 'next' ? one.id.slice(0, one.id.indexOf('+')) : undefined;
+}
+
 /** What the lab is to do for a case; the last of its hops counts. */
 export function scenarioOf(one: BenchCase): { scenario: Scenario; hops: number } {
   const { method, guest: profile, channels, linkMbit, nasMbit, variant } = one;
@@ -97,6 +102,8 @@ export function scenarioOf(one: BenchCase): { scenario: Scenario; hops: number }
   };
   if (variant === undefined) return { scenario, hops: 1 };
   switch (variant) {
+    case 'next':
+      return { scenario, hops: 1 };
     case 'second-hop':
       return { scenario, hops: 2 };
     case 'rewritten':

@@ -17,7 +17,7 @@ function run(caseId: string, changes: Partial<BenchRun> = {}): BenchRun {
     ...{ linkBytes: 1000 * MIB, nasBytes: 2 * MIB, sourceNasBytes: MIB, indexNasBytes: 0 },
     ...{ totalMs: 40_000, downtimeMs: 300, guestGapMs: 320, cpuSeconds: 0, streamBytes: 1000 * MIB },
     ...{ referencePages: null, literalPages: null, resentPages: null, declinedPages: null },
-    ...{ referencesOff: null, writtenSinceIndex: 0, loadAverage: 1 },
+    ...{ referencesOff: null, isPlainFaster: false, writtenSinceIndex: 0, loadAverage: 1 },
     ...changes,
   };
 }

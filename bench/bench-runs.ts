@@ -33,6 +33,8 @@ const Run = z.object({
   declinedPages: figure.default(null),
   /** Why references stopped during the migration, or null. */
   referencesOff: z.string().nullable().default(null),
+  /** What the source sidecar told: a plain migration is expected to be faster. */
+  isPlainFaster: z.boolean().default(false),
   /** What the guest wrote to its disk between index and migration. */
   writtenSinceIndex: z.number(),
   /** Everybody's on this machine, at the end of the run: above 2 or 3 times the CPUs, others were at work. */
@@ -71,6 +73,7 @@ export function runOf(caseId: string, measured: Measurement, at: Date, loadAvera
     resentPages: sidecars?.source.resentPages ?? null,
     declinedPages: sidecars?.source.declinedPages ?? null,
     referencesOff: measured.referencesOff,
+    isPlainFaster: sidecars?.source.isPlainFaster === true,
     writtenSinceIndex: measured.writtenSinceIndex,
     loadAverage: Math.round(loadAverage * 100) / 100,
   };

@@ -16,6 +16,8 @@ export function wayOf({ method, variant }: BenchRecord): string {
       return `${method}, 0.5 % of blocks rewritten`;
     case 'second-hop':
       return `${method}, second hop`;
+    case 'next':
+      return `${method}, the next one between the nodes`;
   }
 }
 

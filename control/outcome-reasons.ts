@@ -74,8 +74,9 @@ const texts = {
   // Conditions of policies.
   Applied: { meaning: 'the policy applies to the VMs that it selects', nextStep: NOTHING },
   Unreadable: {
-    meaning: 'this release cannot read the policy',
-    nextStep: 'write the policy anew with the fields of the installed release',
+    meaning: 'this release cannot read the policy; as an event: nor the migration, which is left alone',
+    nextStep:
+      'write the policy anew with the fields of the installed release; for a migration upgrade the operator, or delete the object',
   },
   NoConflict: { meaning: 'no other policy wins over this one', nextStep: NOTHING },
   MoreSpecificPolicy: {
@@ -97,8 +98,10 @@ const texts = {
     nextStep: 'upgrade the cluster; until then migrations are plain',
   },
   StoppedInNamespaces: {
-    meaning: 'a quota or full nodes refused a pod with a sidecar, so pods of that namespace start without',
-    nextStep: 'raise the quota or add nodes; injection is tried again half an hour after the last refusal',
+    meaning:
+      'a quota, a limit range, full nodes or an image that cannot be pulled stopped a pod with a sidecar, so pods of that namespace start without',
+    nextStep:
+      'raise the quota, widen the limit range, add nodes or let the namespace pull the image; injection is tried again half an hour after the last refusal',
   },
 } as const satisfies Record<string, OutcomeText>;
 

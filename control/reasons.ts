@@ -57,7 +57,7 @@ const texts = {
   },
   PodNetworkBridged: {
     meaning:
-      "the VM's interface is bridged to the pod network, which leaves its pod no address to reach the operator from",
+      "the VM's interface is bridged to the pod network, which leaves its pod no address to reach the operator from; said in place of HubUnreachable",
     nextStep: 'bind the pod network by masquerade, and restart the VM, if it should be accelerated',
   },
   HubUnreachable: {
@@ -73,7 +73,8 @@ const texts = {
     nextStep: 'set spec.suspend to false in the policy named in the message',
   },
   GainTooSmall: {
-    meaning: 'less than 20 % of what QEMU will send can come from the NAS, so that time is not saved',
+    meaning:
+      'less than 20 % of what QEMU will send can come from the NAS, or the link is faster than references, so that time is not saved',
     nextStep: 'nothing to do; use acceleration Observe to see what would be saved',
   },
   BreakerOpen: {

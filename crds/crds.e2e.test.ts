@@ -5,6 +5,8 @@ import path from 'node:path';
 import { KubeConfig } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ControlPlane } from '../hack/control-plane/control-plane.ts';
+import { type PolicyObject, readPolicy } from '../operator/controller/policies.ts';
+import { type MigrationObject, readMigration } from '../operator/controller/snapshot.ts';
 import { ApiClient } from '../operator/kubernetes/api-client.ts';
 import { resources } from '../operator/kubernetes/resources.ts';
 import { installDefinitions } from '../test/control-plane/apply.ts';
@@ -73,7 +75,13 @@ describe('NasAwareMigration on a real API server', () => {
       prepareTimeout: '1m30s',
       ttlAfterFinished: '24h',
     };
-    await expect(migration(spec).create()).resolves.toMatchObject({ spec });
+    const stored = (await migration(spec).create()) as MigrationObject;
+    expect(stored).toMatchObject({ spec });
+    // An integer that the API server lets in is read as a quantity like any other.
+    expect(readMigration(stored)?.spec.limits).toEqual({
+      linkBandwidth: '400M',
+      nasReadBandwidth: '1000000',
+    });
   });
 
   it.each([
@@ -131,11 +139,39 @@ describe('NasAwareMigration on a real API server', () => {
 describe('NasMigrationPolicy on a real API server', () => {
   it('gets its defaults', async () => {
     await expect(policy({})).resolves.toMatchObject({
-      spec: { selectors: {}, injection: 'Enabled', adoption: 'Enabled', suspend: false },
+      spec: { injection: 'Enabled', adoption: 'Enabled', suspend: false },
     });
   });
 
-  it('is refused with a sidecar of no memory', async () => {
-    await expect(policy({ sidecar: { memory: '0' } })).rejects.toMatchObject({ status: 422 });
+  it('that leaves out its selectors does not get any, and so selects nothing', async () => {
+    const stored = (await policy({})) as { spec: object };
+    expect(stored.spec).not.toHaveProperty('selectors');
+    await expect(policy({ selectors: {} })).resolves.toMatchObject({ spec: { selectors: {} } });
+  });
+
+  it.each([
+    ['no memory', { sidecar: { memory: '0' } }, 'above zero'],
+    ['too little memory', { sidecar: { memory: '127Mi' } }, '128Mi at the least'],
+    ['too little memory, as an integer', { sidecar: { memory: 1000 } }, '128Mi at the least'],
+    [
+      'an index as large as itself',
+      { sidecar: { memory: '256Mi' }, index: { memory: 268_435_456 } },
+      'must be less',
+    ],
+  ])('is refused with a sidecar of %s', async (_what, spec, words) => {
+    await expect(policy(spec)).rejects.toMatchObject({
+      status: 422,
+      message: expect.stringContaining(words),
+    });
+  });
+
+  it.each([
+    ['quantities as integers', { sidecar: { cpu: 1, memory: 268_435_456 }, index: { memory: 1_000_000 } }],
+    ['the least memory', { sidecar: { memory: '128Mi' }, index: { memory: '127Mi' } }],
+    ['an index alone', { index: { memory: '1Gi' } }],
+  ])('is accepted with %s, and read', async (_what, spec) => {
+    const stored = (await policy(spec)) as PolicyObject;
+    expect(stored).toMatchObject({ spec });
+    expect(readPolicy(stored)).toBeDefined();
   });
 });

@@ -1,6 +1,6 @@
 // Fields that both resources use: names, quantities, durations, label maps, conditions, each with its bound.
 import { z } from 'zod';
-import { validated } from './structural-schema.ts';
+import { type ValidationRule, validated } from './structural-schema.ts';
 
 /** Longest name of an object (RFC 1123 sub-domain). */
 export const MAX_NAME_LENGTH = 253;
@@ -25,7 +25,8 @@ export const text = (maxLength: number, description: string) =>
 /** A count, in the unit that its name carries. */
 export const count = (description: string) => z.number().int().min(0).meta({ description });
 
-export const instant = (description: string) => z.iso.datetime().meta({ description });
+/** With whatever offset: an API server takes any. */
+export const instant = (description: string) => z.iso.datetime({ offset: true }).meta({ description });
 
 /** A quantity as the structural schema has it: integer or string, with Kubernetes' pattern, above zero. */
 const quantityKeywords = {
@@ -35,15 +36,22 @@ const quantityKeywords = {
   maxLength: 32,
 };
 
-export const quantity = (description: string) =>
-  z.string().meta({
-    ...quantityKeywords,
-    ...validated({
-      rule: 'quantity(string(self)).isGreaterThan(quantity("0"))',
-      message: 'must be above zero; leave it out for no limit',
+/** Read as text, whichever of the two it is stored as. `rules` come on top of "above zero". */
+export const quantity = (description: string, ...rules: ValidationRule[]) =>
+  z.preprocess(
+    (value) => (Number.isInteger(value) ? String(value) : value),
+    z.string().meta({
+      ...quantityKeywords,
+      ...validated(
+        {
+          rule: 'quantity(string(self)).isGreaterThan(quantity("0"))',
+          message: 'must be above zero; leave it out for no limit',
+        },
+        ...rules,
+      ),
+      description,
     }),
-    description,
-  });
+  );
 
 /** A duration such as `90s` or `1h30m`, at most a week. */
 export const duration = (description: string) =>

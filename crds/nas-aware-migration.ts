@@ -26,7 +26,8 @@ export const nasAwareMigrationSpecSchema = z
   .object({
     vmiName: objectName('The VirtualMachineInstance to migrate, in the same namespace.'),
     migrationName: objectName(
-      'An existing VirtualMachineInstanceMigration to accelerate and record, in place of making one. ' +
+      'An existing VirtualMachineInstanceMigration to accelerate and record, in place of making one. It is never cancelled by ' +
+        'this object, neither by Required nor when the object is deleted. ' +
         'The operator sets it for migrations that others started.',
     ).optional(),
     target: z
@@ -186,6 +187,13 @@ export const nasAwareMigrationStatusSchema = z
             ),
           })
           .meta({ description: 'With Observe: what would have been saved.' })
+          .optional(),
+        isPlainFaster: z
+          .boolean()
+          .meta({
+            description:
+              'What was tried on the way showed that the link would have brought the pages sooner as they are: for a day the next ones between these nodes are plain.',
+          })
           .optional(),
         downtimeMs: count('How long the VM was stopped, as the source sidecar saw it.').optional(),
         sourceCpuMs: count("CPU time of the source's sidecar.").optional(),

@@ -11,6 +11,7 @@ import {
   objectName,
   quantity,
 } from './fields.ts';
+import { validated } from './structural-schema.ts';
 
 export const nasMigrationPolicySpecSchema = z
   .object({
@@ -21,10 +22,11 @@ export const nasMigrationPolicySpecSchema = z
       })
       .meta({
         description:
-          'What the policy applies to; empty selects every VM. Of several policies that select a VM, the one with more labels ' +
-          'wins, then the first by name.',
+          'What the policy applies to. As with KubeVirt, an empty one ({}) selects every VM, and one that is left out selects none. ' +
+          'Of several policies that select a VM, the one with more labels wins, then the one with more labels of the ' +
+          'VirtualMachineInstance, then the first by name.',
       })
-      .default({}),
+      .optional(),
     injection: z
       .enum(['Enabled', 'Disabled'])
       .default('Enabled')
@@ -38,14 +40,17 @@ export const nasMigrationPolicySpecSchema = z
         cpu: quantity(
           'CPU of the sidecar, for example 200m. Never an integer for a VM with dedicated CPUs.',
         ).optional(),
-        memory: quantity('Memory of the sidecar, with its index.').optional(),
+        memory: quantity('Memory of the sidecar, with its index; at least 128Mi.', {
+          rule: '!quantity(string(self)).isLessThan(quantity("128Mi"))',
+          message: 'a sidecar needs 128Mi at the least',
+        }).optional(),
       })
       .meta({ description: 'Resources of the sidecar. Requests equal limits where the pod is Guaranteed.' })
       .optional(),
     index: z
       .object({
         memory: quantity(
-          'Most memory the index may take: about 10 bytes for each block of 4096 bytes.',
+          'Most memory the index may take, less than sidecar.memory: about 10 bytes for each block of 4096 bytes.',
         ).optional(),
         nasReadBandwidth: quantity('Most bytes per second read from the NAS to build the index.').optional(),
         build: z
@@ -75,7 +80,15 @@ export const nasMigrationPolicySpecSchema = z
       .default(false)
       .meta({ description: 'True: nothing of these VMs is armed; migrations are plain. Sidecars stay.' }),
   })
-  .meta({ description: 'What is asked.' });
+  .meta({
+    ...validated({
+      rule:
+        '!has(self.sidecar) || !has(self.sidecar.memory) || !has(self.index) || !has(self.index.memory) || ' +
+        'quantity(string(self.index.memory)).isLessThan(quantity(string(self.sidecar.memory)))',
+      message: 'index.memory is a part of sidecar.memory, and must be less',
+    }),
+    description: 'What is asked.',
+  });
 
 export const nasMigrationPolicyStatusSchema = z
   .object({

@@ -10,8 +10,8 @@ import {
   type Shop,
   worldOfSuite,
 } from '../test/control-plane/operator-world.ts';
-import { isNotFound } from './kubernetes/api-client.ts';
-import { resources } from './kubernetes/resources.ts';
+import { contentTypes, isNotFound } from './kubernetes/api-client.ts';
+import { pathOf, resources } from './kubernetes/resources.ts';
 
 /** metav1.Condition's own limit. */
 const MAX_CONDITION_MESSAGE = 32_768;
@@ -139,6 +139,12 @@ describe('a VM that cannot be accelerated', () => {
       reason: 'PodNetworkBridged',
     });
     expect(await vmimsOf(where)).toEqual([]);
+    await world.migrate(where, {}, 'preferred');
+    const vmim = await world.kubevirt.migrationOf(where.vm);
+    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
+    await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
+    const moved = await world.waitForPhase(where, 'Succeeded', 'preferred');
+    expect(moved.result).toMatchObject({ accelerated: false, attempt: 'Plain', reason: 'PodNetworkBridged' });
   });
 
   it('with volumes asked for that it does not have says which', async () => {
@@ -316,6 +322,106 @@ describe('objects as large as an API server lets in', () => {
   });
 });
 
+describe('words of KubeVirt’s that no status of ours could hold', () => {
+  it('are cut or left out, and the migration goes on', async () => {
+    const where = await world.shop();
+    const source = await world.sidecarOf(where.vm.pod);
+    await world.migrate(where);
+    const vmim = await world.kubevirt.migrationOf(where.vm);
+    const targetPod = await world.kubevirt.handOff(where.vm, vmim, 'node-2');
+    const target = await world.sidecarOf(targetPod);
+    const migrationState = { sourceNode: 'N'.repeat(300), targetNode: 'node two' };
+    await patchVmi(where, { status: { migrationState } });
+    await world.kubevirt.phase(vmim, `Waiting${'g'.repeat(1000)}`);
+    await eventually(async () => {
+      const { migration } = await world.statusOf(where);
+      expect(migration?.phase).toBe(`Waiting${'g'.repeat(57)}`);
+    });
+    await world.stream(source, target);
+    source.finish();
+    target.finish();
+    await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
+    expect((await world.waitForPhase(where, 'Succeeded')).result).toMatchObject({ accelerated: true });
+  });
+});
+
+describe('quantities that are integers', () => {
+  it('in a policy and in a migration are read as any other', async () => {
+    const where = await world.shop();
+    await world.policy(where.namespace, {
+      sidecar: { cpu: 1, memory: 268_435_456 },
+      defaults: { limits: { nasReadBandwidth: 1_000_000 } },
+    });
+    const { source, target, vmim, targetPod } = await world.streaming(where, {
+      limits: { linkBandwidth: 5_000_000 },
+    });
+    const arm = source.received.find(({ type }) => type === 'arm');
+    expect(arm).toMatchObject({
+      limits: { linkBytesPerSecond: 5_000_000, nasReadBytesPerSecond: 1_000_000 },
+    });
+    source.finish();
+    target.finish();
+    await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
+    expect((await world.waitForPhase(where, 'Succeeded')).policyName).toBe(where.namespace);
+  });
+});
+
+describe('a status that this release cannot read', () => {
+  it('of a migration that is over does not begin it again', async () => {
+    const where = await world.shop();
+    await patchVmi(where, { status: { phase: 'Scheduling' } });
+    await world.migrate(where);
+    await world.waitForPhase(where, 'Failed');
+    await patchVmi(where, { status: { phase: 'Running' } });
+    // As a later release wrote it, under its own definition.
+    const crd = pathOf(resources.customResourceDefinitions, undefined, 'nasawaremigrations.nasmigration.io');
+    const phases = '/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/phase/enum';
+    const withPhases = (value: string[]) =>
+      world.api.call('PATCH', crd, {
+        body: [{ op: 'replace', path: phases, value }],
+        contentType: contentTypes.jsonPatch,
+      });
+    const known = ['Pending', 'Preparing', 'Migrating', 'Succeeded', 'Failed', 'Cancelled'];
+    await withPhases([...known, 'Archived']);
+    await eventually(async () => {
+      await world.api.mergePatch(
+        resources.nasAwareMigrations,
+        where.namespace,
+        'move-db',
+        { status: { phase: 'Archived' } },
+        'status',
+      );
+    });
+    await eventually(async () => expect(await eventsOf(where)).toContain('Warning Unreadable'));
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+    expect(await vmimsOf(where)).toEqual([]);
+    expect((await world.statusOf(where)).phase).toBe('Archived');
+    // Deleted all the same.
+    await world.api.delete(resources.nasAwareMigrations, where.namespace, 'move-db');
+    await eventually(async () => {
+      const { items } = await world.api.list(resources.nasAwareMigrations, where.namespace);
+      expect(items).toEqual([]);
+    });
+    await withPhases(known);
+  });
+});
+
+describe('a migration that admission refuses', () => {
+  it('ends with the refusal and one warning, and is not tried again', async () => {
+    const where = await world.shop();
+    await refuseMigrations(where);
+    await world.sidecarOf(where.vm.pod);
+    await world.migrate(where);
+    const status = await world.waitForPhase(where, 'Failed');
+    expect(conditionOf(status, 'Complete')).toMatchObject({ status: 'True', reason: 'MigrationRefused' });
+    expect(conditionOf(status, 'Complete')?.message).toContain('no migrations here');
+    expect(status.result).toMatchObject({ accelerated: false, attempt: 'Plain', reason: 'MigrationRefused' });
+    await eventually(async () => expect(await eventsOf(where)).toContain('Warning MigrationRefused'));
+    expect(await eventsOf(where)).not.toContain('Normal MigrationCreated');
+    expect(await vmimsOf(where)).toEqual([]);
+  });
+});
+
 describe('what is deleted', () => {
   it('a namespace in the middle of a migration takes everything with it', async () => {
     const where = await world.shop();
@@ -327,7 +433,8 @@ describe('what is deleted', () => {
       await expect(world.api.get(resources.namespaces, undefined, where.namespace)).rejects.toSatisfy(
         isNotFound,
       );
-    });
+      // The controller of namespaces looks again after up to 15 s.
+    }, 40_000);
     await expectStillServes();
   });
 
@@ -385,4 +492,69 @@ async function expectStillServes(): Promise<void> {
   await world.kubevirt.migrationOf(where.vm);
   const status = await world.waitForPhase(where, 'Preparing');
   expect(conditionOf(status, 'Complete')?.status).toBe('False');
+}
+
+/** Events of the NasAwareMigrations of a namespace. */
+async function eventsOf({ namespace }: Shop): Promise<string[]> {
+  const { items } = await world.api.list<
+    KubernetesObject & { type?: string; reason?: string; involvedObject?: { kind?: string } }
+  >(resources.events, namespace);
+  return items
+    .filter(({ involvedObject }) => involvedObject?.kind === resources.nasAwareMigrations.kind)
+    .map(({ type, reason }) => `${type} ${reason}`);
+}
+
+/** By admission, as KubeVirt's webhook or a cluster's own policy does; returns when it is in force. */
+async function refuseMigrations({ namespace }: Shop): Promise<void> {
+  const path = '/apis/admissionregistration.k8s.io/v1';
+  const metadata = { name: `no-migrations-in-${namespace}` };
+  const apiVersion = 'admissionregistration.k8s.io/v1';
+  await world.api.call('POST', `${path}/validatingadmissionpolicies`, {
+    body: {
+      apiVersion,
+      kind: 'ValidatingAdmissionPolicy',
+      metadata,
+      spec: {
+        failurePolicy: 'Fail',
+        matchConstraints: {
+          resourceRules: [
+            {
+              apiGroups: ['kubevirt.io'],
+              apiVersions: ['*'],
+              operations: ['CREATE'],
+              resources: ['virtualmachineinstancemigrations'],
+            },
+          ],
+        },
+        validations: [{ expression: 'false', message: 'no migrations here', reason: 'Forbidden' }],
+      },
+    },
+  });
+  await world.api.call('POST', `${path}/validatingadmissionpolicybindings`, {
+    body: {
+      apiVersion,
+      kind: 'ValidatingAdmissionPolicyBinding',
+      metadata,
+      spec: {
+        policyName: metadata.name,
+        validationActions: ['Deny'],
+        matchResources: {
+          namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': namespace } },
+        },
+      },
+    },
+  });
+  await eventually(async () => {
+    const probe = {
+      apiVersion: 'kubevirt.io/v1',
+      kind: 'VirtualMachineInstanceMigration',
+      metadata: { namespace, name: 'probe' },
+      spec: { vmiName: 'db' },
+    };
+    const refused = world.api.call('POST', pathOf(resources.virtualMachineInstanceMigrations, namespace), {
+      body: probe,
+      query: { dryRun: 'All' },
+    });
+    await expect(refused).rejects.toMatchObject({ status: 403 });
+  }, 60_000);
 }

@@ -2,12 +2,12 @@
 // stops for lack of room, too little gain, too old a protocol; and the label by which its Service finds the leader.
 import type { KubernetesObject, V1Pod } from '@kubernetes/client-node';
 import { pino } from 'pino';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { exampleHello, exampleProgress } from '../control/example-messages.ts';
 import { eventually, OperatorWorld, type Shop } from '../test/control-plane/operator-world.ts';
 import type { MigrationObject } from './controller/snapshot.ts';
 import { apiVersionOf, resources } from './kubernetes/resources.ts';
-import { hasSidecar } from './kubevirt/launcher-pod.ts';
+import { hasSidecar, SIDECAR_CONTAINER } from './kubevirt/launcher-pod.ts';
 import { LEADER_LABEL } from './leader/leader-label.ts';
 import { Operator } from './operator.ts';
 
@@ -42,10 +42,16 @@ async function leaders(): Promise<string[]> {
   return items.map(({ metadata }) => metadata?.name ?? '');
 }
 
-async function metric(name: string): Promise<number | undefined> {
-  const values = (await world.operator?.metrics.registry.getSingleMetric(name)?.get())?.values ?? [];
-  return values[0]?.value;
+async function valuesOf(name: string): Promise<number[]> {
+  const metric = await world.operator?.metrics.registry.getSingleMetric(name)?.get();
+  return (metric?.values ?? []).map(({ value }) => value);
 }
+
+const metric = async (name: string): Promise<number | undefined> => (await valuesOf(name))[0];
+
+/** Whether they are accelerated or not. */
+const activeMigrations = async () =>
+  (await valuesOf('nasmig_active_migrations')).reduce((sum, value) => sum + value, 0);
 
 const conditionOf = async (shop: Shop, name = 'move-db') =>
   (await world.statusOf(shop, name)).conditions?.find(({ type }) => type === 'Accelerated');
@@ -176,9 +182,11 @@ describe('what is not worth it or not possible', () => {
   ])('goes plainly with %s', async (reason, hello) => {
     const shop = await world.shop();
     await world.sidecarOf(shop.vm.pod, { hello });
+    const before = await activeMigrations();
     await world.migrate(shop);
     await world.kubevirt.migrationOf(shop.vm);
     expect(await conditionOf(shop)).toMatchObject({ status: 'False', reason });
+    expect(await activeMigrations()).toBe(before + 1);
   });
 
   it('is told of a target that is of another release', async () => {
@@ -199,7 +207,7 @@ describe('injection', () => {
     const shop = await world.shop();
     expect(hasSidecar(shop.vm.pod)).toBe(true);
     // Room for two pods of 1 GiB and one sidecar of 256 MiB.
-    await quota(shop.namespace, '2400Mi');
+    await quota(shop.namespace, { 'requests.memory': '2400Mi' });
     const vmim = await world.kubevirt.evict(shop.vm);
     await expect(world.kubevirt.handOff(shop.vm, vmim, 'node-2')).rejects.toThrow('exceeded quota');
     // As KubeVirt tells it, in virt-controller's words.
@@ -232,6 +240,51 @@ describe('injection', () => {
   });
 });
 
+describe('what a namespace allows its pods', () => {
+  it('is kept to by the sidecar where a quota counts limits of CPU', async () => {
+    const shop = await world.shop();
+    await quota(shop.namespace, { 'limits.cpu': '4', 'limits.memory': '8Gi' });
+    const { pod } = await world.kubevirt.vm(shop.namespace, 'web', 'node-1', {}, ['ReadWriteMany'], {
+      cpu: '1',
+      memory: '2Gi',
+    });
+    const sidecar = pod.spec?.initContainers?.find(({ name }) => name === SIDECAR_CONTAINER);
+    expect(sidecar?.resources?.limits).toEqual({ cpu: '1', memory: '256Mi' });
+    expect(pod.status?.qosClass).toBe('Burstable');
+  });
+
+  it.each([
+    ['as KubeVirt says it of a VM that starts', true],
+    ['that KubeVirt says in events alone', false],
+  ])('and a limit range that refuses the sidecar stops injection: %s', async (_what, isTold) => {
+    const shop = await world.shop();
+    await world.api.call('POST', `/api/v1/namespaces/${shop.namespace}/limitranges`, {
+      body: {
+        apiVersion: 'v1',
+        kind: 'LimitRange',
+        metadata: { name: 'no-small-ones' },
+        spec: { limits: [{ type: 'Container', min: { memory: '512Mi' } }] },
+      },
+    });
+    const vmim = await world.kubevirt.evict(shop.vm);
+    const handOff = () => world.kubevirt.handOff(shop.vm, vmim, 'node-2');
+    // The API server reads limit ranges from a cache, which gets a moment to see it.
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const message = await handOff().then(String, ({ message }: Error) => message);
+    expect(message).toContain('minimum memory usage per Container is 512Mi');
+    if (isTold) {
+      const conditions = [{ type: 'Synchronized', status: 'False', reason: 'FailedCreate', message }];
+      await world.api.mergePatch(resources.virtualMachineInstances, shop.namespace, 'db', {
+        status: { conditions },
+      });
+    }
+    await vi.waitFor(async () => expect(hasSidecar(await handOff())).toBe(false), {
+      timeout: 30_000,
+      interval: 500,
+    });
+  });
+});
+
 describe('the breaker of the cluster', () => {
   it('opens after three failures within an hour, and says so in a condition and a metric', async () => {
     const shop = await world.shop();
@@ -258,14 +311,14 @@ describe('the breaker of the cluster', () => {
   });
 });
 
-async function quota(namespace: string, memory: string): Promise<void> {
+async function quota(namespace: string, hard: Readonly<Record<string, string>>): Promise<void> {
   const path = `/api/v1/namespaces/${namespace}/resourcequotas`;
   await world.api.call('POST', path, {
     body: {
       apiVersion: 'v1',
       kind: 'ResourceQuota',
       metadata: { name: 'small' },
-      spec: { hard: { 'requests.memory': memory } },
+      spec: { hard },
     },
   });
   // It counts once its controller has added up what is there.
@@ -274,7 +327,7 @@ async function quota(namespace: string, memory: string): Promise<void> {
       'GET',
       `${path}/small`,
     );
-    expect(counted.status?.used?.['requests.memory']).toBeDefined();
+    expect(Object.keys(counted.status?.used ?? {})).toEqual(Object.keys(hard));
   });
 }
 

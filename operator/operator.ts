@@ -2,7 +2,8 @@
 // keeps caches and answers the webhook; the leader alone runs hub, controller and adoption, within one term of its lease.
 import { randomBytes, X509Certificate } from 'node:crypto';
 import { type Logger, pino } from 'pino';
-import { AuthorityStore, isDue, issueServing } from './certificates/authority.ts';
+import type { NasAwareMigrationStatus } from '../crds/nas-aware-migration.ts';
+import { type AuthorityBundle, AuthorityStore, isDue, issueServing } from './certificates/authority.ts';
 import { type MountedCertificate, readMountedCertificate } from './certificates/mounted-certificate.ts';
 import type { KeyAndCertificate } from './certificates/x509.ts';
 import { Adoption } from './controller/adoption.ts';
@@ -29,7 +30,7 @@ import { pause } from './kubernetes/informer.ts';
 import { controllingVmi } from './kubevirt/launcher-pod.ts';
 import { LeaderElection } from './leader/leader-election.ts';
 import { LeaderLabel } from './leader/leader-label.ts';
-import { OperatorMetrics } from './metrics/metrics.ts';
+import { countActive, OperatorMetrics } from './metrics/metrics.ts';
 import { MetricsServer } from './metrics/metrics-server.ts';
 import type { OperatorSettings } from './settings.ts';
 
@@ -38,8 +39,6 @@ export const AUTHORITY_SECRET = 'nas-aware-migration-authority';
 export const AUTHORITY_CONFIG_MAP = 'nas-aware-migration-ca';
 export const WEBHOOK_CONFIGURATION = 'nas-aware-migration';
 
-/** How often certificates are looked at; they last days. */
-const CERTIFICATE_CHECK_MS = 10 * 60_000;
 const HUB_SERVICE = 'nas-aware-migration-hub';
 
 export class Operator {
@@ -52,8 +51,9 @@ export class Operator {
   readonly #election: LeaderElection;
   readonly #leaderLabel: LeaderLabel;
   readonly #stopping = new AbortController();
-  #authority: { current: KeyAndCertificate; bundlePem: string } | undefined;
+  #authority: AuthorityBundle | undefined;
   #serving: KeyAndCertificate | undefined;
+  #servingSigner: KeyAndCertificate | undefined;
   /** From cert-manager, when the webhook's certificate is not ours. */
   #mounted: MountedCertificate | undefined;
   #webhook: WebhookServer | undefined;
@@ -99,14 +99,15 @@ export class Operator {
     this.#stops = new InjectionStops({
       isInjected: (namespace, labels) => this.#policyFor(namespace, labels)?.spec.injection === 'Enabled',
       onStop: ({ namespace, why }) =>
-        log.warn({ namespace, why }, 'a pod was refused for lack of room; injection stops in its namespace'),
+        log.warn({ namespace, why }, 'a pod with a sidecar was refused; injection stops in its namespace'),
     });
     this.#stops.watch(this.#caches);
     this.metrics.sources = {
       hubConnections: () => this.#hub?.sessionCount ?? 0,
       isLeader: () => this.#hub !== undefined,
       queueDepth: () => this.#controller?.queue.depth ?? 0,
-      activeMigrations: () => this.#coordinator?.runningCount ?? 0,
+      activeMigrations: () => countActive(this.#controller === undefined ? [] : this.#phases()),
+      coordinatedMigrations: () => this.#coordinator?.runningCount ?? 0,
       certificateExpirySeconds: () =>
         this.#serving === undefined
           ? 0
@@ -186,6 +187,7 @@ export class Operator {
       api: this.#api,
       namespace: settings.namespace,
       secretName: AUTHORITY_SECRET,
+      signAfterMs: settings.certificates.signAfterMs,
     });
     await this.#renewCertificates(store);
     await this.#readMountedCertificate();
@@ -214,7 +216,11 @@ export class Operator {
       certificate: this.#mounted ?? serving,
       context: {
         kubevirtUser: settings.kubevirtUser,
-        isStopped: (namespace) => this.#stops.isStopped(namespace),
+        isStopped: (namespace, pod) => {
+          this.#stops.onAsked(namespace, pod);
+          return this.#stops.isStopped(namespace);
+        },
+        onInjected: (pod) => this.#stops.onInjected(pod),
         policyFor: (namespace, labels) => this.#policyFor(namespace, labels),
         notShared: (namespace, claim) => this.#claims.notShared(namespace, claim, sharedDrivers),
         settings: {
@@ -236,6 +242,11 @@ export class Operator {
       return;
     }
     await this.#registerWebhook();
+  }
+
+  *#phases(): Generator<string | undefined> {
+    for (const { status } of this.#caches.migrations.values())
+      yield (status as NasAwareMigrationStatus | undefined)?.phase;
   }
 
   /** By the labels that the VM has now; its pod has those of when it was made. */
@@ -407,13 +418,20 @@ export class Operator {
     while (!signal.aborted) {
       try {
         await this.#renewCertificates(store);
-        this.#publisher?.publishAll();
         await this.#readMountedCertificate();
+        await this.#putBack();
       } catch (error) {
-        this.#log.warn({ err: error }, 'certificates could not be renewed, it is tried again');
+        this.#log.warn({ err: error }, 'certificates could not be checked, it is tried again');
       }
-      await pause(CERTIFICATE_CHECK_MS, signal);
+      await pause(this.#settings.certificates.checkMs, signal);
     }
+  }
+
+  /** What somebody changed or deleted since. The leader alone: replicas of an earlier release have another form of it. */
+  async #putBack(): Promise<void> {
+    if (this.#publisher === undefined) return;
+    this.#publisher.verifyAll();
+    await this.#registerWebhook();
   }
 
   /** Takes over what cert-manager has renewed. */
@@ -433,7 +451,10 @@ export class Operator {
     const loaded = await store.load();
     const changed = this.#authority?.bundlePem !== loaded.bundlePem;
     this.#authority = loaded;
-    if (this.#serving !== undefined && !changed && !isDue(this.#serving.certificatePem, Date.now())) return;
+    if (changed) await this.#registerWebhook();
+    const { signer } = loaded;
+    const isSigned = this.#servingSigner?.certificatePem === signer.certificatePem;
+    if (this.#serving !== undefined && isSigned && !isDue(this.#serving.certificatePem, Date.now())) return;
     const hosts = [
       ...[HUB_SERVICE, webhookService].flatMap((service) => [
         `${service}.${namespace}.svc`,
@@ -442,10 +463,10 @@ export class Operator {
       new URL(hubUrl).hostname,
       ...(this.#settings.webhookUrl === undefined ? [] : [new URL(this.#settings.webhookUrl).hostname]),
     ];
-    this.#serving = issueServing(loaded.current, [...new Set(hosts)], Date.now());
+    this.#servingSigner = signer;
+    this.#serving = issueServing(signer, [...new Set(hosts)], Date.now());
     if (this.#mounted === undefined) this.#webhook?.useCertificate(this.#serving);
     this.#hub?.useCertificate(this.#serving);
-    if (changed) await this.#registerWebhook();
   }
 }
 

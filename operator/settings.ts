@@ -2,7 +2,12 @@
 // only the installation knows.
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { SIGN_AFTER_MS } from './certificates/authority.ts';
 import { defaultSharedFileSystemDrivers } from './controller/volumes.ts';
+import { parseQuantity } from './kubevirt/quantities.ts';
+
+/** Certificates last days. */
+const CERTIFICATE_CHECK_MS = 10 * 60_000;
 
 const port = z.coerce.number().int().min(0).max(65_535);
 const list = z.string().transform((text) =>
@@ -12,35 +17,56 @@ const list = z.string().transform((text) =>
     .filter((part) => part !== ''),
 );
 
-const environmentSchema = z.object({
-  NASMIG_NAMESPACE: z.string().min(1),
-  NASMIG_POD_NAME: z.string().min(1).default(hostname()),
-  NASMIG_RELEASE: z.string().min(1).default('0.1.0'),
-  NASMIG_SIDECAR_IMAGE: z.string().min(1),
-  NASMIG_SIDECAR_CPU: z.string().default('100m'),
-  NASMIG_SIDECAR_MEMORY: z.string().default('256Mi'),
-  NASMIG_INDEX_MEMORY: z.string().default('64Mi'),
-  NASMIG_LISTEN_HOST: z.string().default('0.0.0.0'),
-  NASMIG_HUB_PORT: port.default(8443),
-  /** What sidecars dial. */
-  NASMIG_HUB_URL: z.url(),
-  NASMIG_WEBHOOK_PORT: port.default(9443),
-  /** A Service by name, or a URL when the API server does not run in the cluster's network. */
-  NASMIG_WEBHOOK_SERVICE: z.string().default('nas-aware-migration-webhook'),
-  NASMIG_WEBHOOK_URL: z.url().optional(),
-  /** A mounted Secret of cert-manager (tls.crt, tls.key, ca.crt) in place of a certificate of our own authority; for the webhook. */
-  NASMIG_WEBHOOK_CERTIFICATE_DIR: z.string().min(1).optional(),
-  NASMIG_METRICS_PORT: port.default(8080),
-  NASMIG_KUBEVIRT_USER: z.string().default('system:serviceaccount:kubevirt:kubevirt-controller'),
-  NASMIG_SHARED_DRIVERS: list.default([...defaultSharedFileSystemDrivers]),
-  /** Accelerated migrations at a time for each NFS server; 0 is no limit. 5 is KubeVirt's own limit for a cluster. */
-  NASMIG_NAS_READ_PERMITS: z.coerce.number().int().min(0).max(10_000).default(5),
-  NASMIG_WORKERS: z.coerce.number().int().min(1).max(64).default(4),
-  NASMIG_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
-  /** Of the leader's Lease; renewed every seventh of it, given up at two thirds. */
-  NASMIG_LEASE_SECONDS: z.coerce.number().int().min(2).max(60).default(15),
-  NASMIG_INJECTION: z.enum(['true', 'false']).default('true'),
+/** A sidecar that has less is killed for it in its first migration; the CRD has the same bound. */
+const MIN_SIDECAR_MEMORY = '128Mi';
+
+const quantity = z.string().refine((text) => (parseQuantity(text) ?? 0) > 0, {
+  error: ({ input }) => `${JSON.stringify(input)} is no quantity above zero; write one such as 100m or 256Mi`,
 });
+const bytesOf = (text: string) => parseQuantity(text) ?? 0;
+
+const environmentSchema = z
+  .object({
+    NASMIG_NAMESPACE: z.string().min(1),
+    NASMIG_POD_NAME: z.string().min(1).default(hostname()),
+    NASMIG_RELEASE: z.string().min(1).default('0.1.0'),
+    NASMIG_SIDECAR_IMAGE: z.string().min(1),
+    NASMIG_SIDECAR_CPU: quantity.default('100m'),
+    NASMIG_SIDECAR_MEMORY: quantity
+      .refine((text) => bytesOf(text) >= bytesOf(MIN_SIDECAR_MEMORY), {
+        error: `a sidecar needs ${MIN_SIDECAR_MEMORY} at the least`,
+      })
+      .default('256Mi'),
+    NASMIG_INDEX_MEMORY: quantity.default('64Mi'),
+    NASMIG_LISTEN_HOST: z.string().default('0.0.0.0'),
+    NASMIG_HUB_PORT: port.default(8443),
+    /** What sidecars dial. */
+    NASMIG_HUB_URL: z.url(),
+    NASMIG_WEBHOOK_PORT: port.default(9443),
+    /** A Service by name, or a URL when the API server does not run in the cluster's network. */
+    NASMIG_WEBHOOK_SERVICE: z.string().default('nas-aware-migration-webhook'),
+    NASMIG_WEBHOOK_URL: z.url().optional(),
+    /** A mounted Secret of cert-manager (tls.crt, tls.key, ca.crt) in place of a certificate of our own authority; for the webhook. */
+    NASMIG_WEBHOOK_CERTIFICATE_DIR: z.string().min(1).optional(),
+    NASMIG_METRICS_PORT: port.default(8080),
+    NASMIG_KUBEVIRT_USER: z.string().default('system:serviceaccount:kubevirt:kubevirt-controller'),
+    NASMIG_SHARED_DRIVERS: list.default([...defaultSharedFileSystemDrivers]),
+    /** Accelerated migrations at a time for each NFS server; 0 is no limit. 5 is KubeVirt's own limit for a cluster. */
+    NASMIG_NAS_READ_PERMITS: z.coerce.number().int().min(0).max(10_000).default(5),
+    NASMIG_WORKERS: z.coerce.number().int().min(1).max(64).default(4),
+    NASMIG_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+    /** Of the leader's Lease; renewed every seventh of it, given up at two thirds. */
+    NASMIG_LEASE_SECONDS: z.coerce.number().int().min(2).max(60).default(15),
+    NASMIG_INJECTION: z.enum(['true', 'false']).default('true'),
+  })
+  .refine(
+    ({ NASMIG_INDEX_MEMORY, NASMIG_SIDECAR_MEMORY }) =>
+      bytesOf(NASMIG_INDEX_MEMORY) < bytesOf(NASMIG_SIDECAR_MEMORY),
+    {
+      path: ['NASMIG_INDEX_MEMORY'],
+      error: 'the index is a part of NASMIG_SIDECAR_MEMORY, and must be less',
+    },
+  );
 
 export interface OperatorSettings {
   namespace: string;
@@ -61,6 +87,8 @@ export interface OperatorSettings {
   logLevel: string;
   injection: boolean;
   sidecar: { image: string; cpu: string; memory: string; indexMemory: string };
+  /** Shorter in tests: how often certificates, and what others may have changed of ours, are looked at; see SIGN_AFTER_MS. */
+  certificates: { checkMs: number; signAfterMs: number };
   /** Shorter in tests. */
   lease: { durationMs: number; renewDeadlineMs: number; retryMs: number };
 }
@@ -108,6 +136,7 @@ export function settingsFrom(environment: NodeJS.ProcessEnv): OperatorSettings {
       memory: data.NASMIG_SIDECAR_MEMORY,
       indexMemory: data.NASMIG_INDEX_MEMORY,
     },
+    certificates: { checkMs: CERTIFICATE_CHECK_MS, signAfterMs: SIGN_AFTER_MS },
     lease: {
       durationMs: data.NASMIG_LEASE_SECONDS * 1000,
       renewDeadlineMs: (data.NASMIG_LEASE_SECONDS * 1000 * 2) / 3,

@@ -35,6 +35,11 @@ export class Flags {
     return this.#given.get(name)?.at(-1);
   }
 
+  /** All values given, as they are. */
+  each(name: string): readonly string[] {
+    return this.#given.get(name) ?? [];
+  }
+
   /** All values given, split at commas. */
   all(name: string): string[] {
     return (this.#given.get(name) ?? []).flatMap((value) => value.split(',')).filter((value) => value !== '');

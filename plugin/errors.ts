@@ -99,7 +99,7 @@ function explainApiError(error: ApiError): Explained {
     case 403:
       return {
         exit: 'forbidden',
-        message: `the API server does not let you: ${words}\nAsk for the right that it names; the ClusterRoles nas-aware-migration-view and -edit have those for migrations.`,
+        message: `the API server does not let you: ${words}\nAsk for the right that it names; the ClusterRoles nas-aware-migration-view and nas-aware-migration-migrate have those for migrations.`,
       };
     case 404: {
       const missing = isUnknownKind(error) ? missingPart(error.message) : undefined;

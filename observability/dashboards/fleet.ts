@@ -61,7 +61,7 @@ const state: Section = {
     ),
     stat(
       'Migrations running',
-      'Migrations whose sidecars are coordinated now.',
+      'NasAwareMigrations that are not finished, plain ones included.',
       'sum(nasmig_active_migrations)',
     ),
     stat(
@@ -230,9 +230,12 @@ const operator: Section = {
       's',
       quantiles('nasmig_webhook_duration_seconds', '', '', '$__range'),
     ),
-    graph('Namespaces without injection', 'A quota or full nodes refused a pod with a sidecar.', 'short', [
-      { expr: 'max(nasmig_injection_stopped_namespaces)', legend: 'namespaces' },
-    ]),
+    graph(
+      'Namespaces without injection',
+      'A quota, a limit range, full nodes or an image that cannot be pulled stopped a pod with a sidecar.',
+      'short',
+      [{ expr: 'max(nasmig_injection_stopped_namespaces)', legend: 'namespaces' }],
+    ),
     graph('Work on objects', 'Time of one piece of work, and how long objects wait for it.', 's', [
       ...quantiles('nasmig_reconcile_duration_seconds', '', 'work'),
       ...quantiles('nasmig_reconcile_queue_wait_seconds', '', 'wait'),

@@ -124,9 +124,10 @@ export const alertRules: readonly AlertRule[] = [
     forSeconds: 0,
     needsInjection: true,
     expr: () => 'max(nasmig_injection_stopped_namespaces) > 0',
-    summary: 'A quota or full nodes refused a pod with a sidecar, so injection stopped in its namespace.',
+    summary:
+      'A quota, a limit range, full nodes or an image that cannot be pulled stopped a pod with a sidecar, so injection stopped in its namespace.',
     description:
-      'Injection is stopped in {{ $value }} namespaces because a quota or full nodes refused a pod that had a sidecar. Pods there start without one until the refusal is half an hour old.',
+      'Injection is stopped in {{ $value }} namespaces because a quota, a limit range, full nodes or an image that cannot be pulled stopped a pod that had a sidecar. Pods there start without one until the refusal is half an hour old.',
   },
   {
     alert: 'NasMigrationSidecarsRefused',

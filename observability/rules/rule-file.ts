@@ -17,7 +17,7 @@ export interface RuleFile {
   groups: { name: string; interval?: string; rules: WrittenRule[] }[];
 }
 
-/** Where runbooks are unless a value of the chart says otherwise: in this repository. */
+/** Where runbooks are for who takes the file as it is: in this repository. The chart puts its value there, or leaves the address out. */
 export const RUNBOOKS = 'docs/runbooks';
 
 /** `interval`: of evaluation; Prometheus' own when left out. */

@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import type { V1Secret } from '@kubernetes/client-node';
 import { describe, expect, it } from 'vitest';
 import { type ApiClient, ApiError } from '../kubernetes/api-client.ts';
-import { AuthorityStore, isDue, issueServing } from './authority.ts';
+import { AuthorityStore, isDue, issueServing, SIGN_AFTER_MS } from './authority.ts';
 
 const DAY = 86_400_000;
 
@@ -27,14 +27,18 @@ function secretStore() {
   return {
     api: api as unknown as ApiClient,
     writes: () => version,
-    corrupt: () => {
-      if (secret?.data !== undefined) secret.data['ca.key'] = '';
+    lose: (key: string) => {
+      if (secret?.data !== undefined) secret.data[key] = '';
     },
   };
 }
 
 function storeAt(api: ApiClient, clock: { ms: number }) {
   return new AuthorityStore({ api, namespace: 'own', secretName: 's', now: () => clock.ms });
+}
+
+function isSignedBy(leafPem: string, authorityPem: string): boolean {
+  return new X509Certificate(leafPem).verify(new X509Certificate(authorityPem).publicKey);
 }
 
 describe('authority', () => {
@@ -44,7 +48,7 @@ describe('authority', () => {
     const [one, two, three] = await Promise.all([1, 2, 3].map(() => storeAt(api, clock).load()));
     expect(writes()).toBe(1);
     expect(two?.bundlePem).toBe(one?.bundlePem);
-    expect(three?.current.keyPem).toBe(one?.current.keyPem);
+    expect(three?.signer.keyPem).toBe(one?.signer.keyPem);
   });
 
   it('is replaced at two thirds of its life, and the old one is trusted until it ends', async () => {
@@ -52,20 +56,51 @@ describe('authority', () => {
     const clock = { ms: Date.now() };
     const first = await storeAt(api, clock).load();
     clock.ms += 480 * DAY;
-    expect((await storeAt(api, clock).load()).current.certificatePem).toBe(first.current.certificatePem);
+    expect((await storeAt(api, clock).load()).bundlePem).toBe(first.bundlePem);
     clock.ms += 10 * DAY;
     const second = await storeAt(api, clock).load();
-    expect(second.current.certificatePem).not.toBe(first.current.certificatePem);
-    expect(second.bundlePem).toContain(first.current.certificatePem);
+    expect(second.bundlePem).not.toBe(first.bundlePem);
+    expect(second.bundlePem).toContain(first.bundlePem);
     clock.ms += 260 * DAY;
-    expect((await storeAt(api, clock).load()).bundlePem).not.toContain(first.current.certificatePem);
+    expect((await storeAt(api, clock).load()).bundlePem).not.toContain(first.bundlePem);
+  });
+
+  it('signs only when it has been trusted for a while: pods read it late', async () => {
+    const { api } = secretStore();
+    const clock = { ms: Date.now() };
+    const first = await storeAt(api, clock).load();
+    clock.ms += 490 * DAY;
+    const rotated = await storeAt(api, clock).load();
+    expect(rotated.signer).toEqual(first.signer);
+    const leaf = issueServing(rotated.signer, ['hub.own.svc'], clock.ms);
+    expect(isSignedBy(leaf.certificatePem, first.bundlePem)).toBe(true);
+    // Certificates tell the time in seconds.
+    clock.ms += SIGN_AFTER_MS - 2000;
+    expect((await storeAt(api, clock).load()).signer).toEqual(first.signer);
+    clock.ms += 2000;
+    const { signer, bundlePem } = await storeAt(api, clock).load();
+    expect(signer.certificatePem).not.toBe(first.signer.certificatePem);
+    expect(bundlePem).toBe(rotated.bundlePem);
+    expect(bundlePem.startsWith(signer.certificatePem)).toBe(true);
+  });
+
+  it('signs at once when nothing of the one before is left to sign with', async () => {
+    const { api, lose } = secretStore();
+    const clock = { ms: Date.now() };
+    const first = await storeAt(api, clock).load();
+    clock.ms += 490 * DAY;
+    await storeAt(api, clock).load();
+    lose('previous-ca.key');
+    const { signer, bundlePem } = await storeAt(api, clock).load();
+    expect(signer.certificatePem).not.toBe(first.signer.certificatePem);
+    expect(bundlePem).toBe(signer.certificatePem + first.bundlePem);
   });
 
   it('is made anew when the Secret was damaged', async () => {
-    const { api, writes, corrupt } = secretStore();
+    const { api, writes, lose } = secretStore();
     const clock = { ms: Date.now() };
     await storeAt(api, clock).load();
-    corrupt();
+    lose('ca.key');
     await storeAt(api, clock).load();
     expect(writes()).toBe(2);
   });
@@ -73,10 +108,10 @@ describe('authority', () => {
   it('issues serving certificates for a week, due after two thirds of it', async () => {
     const { api } = secretStore();
     const nowMs = Date.now();
-    const { current } = await storeAt(api, { ms: nowMs }).load();
-    const leaf = issueServing(current, ['hub.own.svc', '127.0.0.1'], nowMs);
+    const { signer } = await storeAt(api, { ms: nowMs }).load();
+    const leaf = issueServing(signer, ['hub.own.svc', '127.0.0.1'], nowMs);
     const certificate = new X509Certificate(leaf.certificatePem);
-    expect(certificate.checkIssued(new X509Certificate(current.certificatePem))).toBe(true);
+    expect(isSignedBy(leaf.certificatePem, signer.certificatePem)).toBe(true);
     expect(certificate.validToDate.getTime() - nowMs).toBeLessThanOrEqual(7 * DAY);
     expect(isDue(leaf.certificatePem, nowMs + 4 * DAY)).toBe(false);
     expect(isDue(leaf.certificatePem, nowMs + 5 * DAY)).toBe(true);

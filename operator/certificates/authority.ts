@@ -1,6 +1,6 @@
 // The operator's own certificate authority: kept in a Secret that all replicas share, rotated long before it ends, the previous
-// one trusted until it ends. Leaves live in memory only, one per process, renewed at two thirds of their life. Nothing outside
-// is needed: no cert-manager, no shell.
+// one trusted until it ends, and signing until the new one is where pods read it. Leaves live in memory only, one per process,
+// renewed at two thirds of their life. Nothing outside is needed: no cert-manager, no shell.
 import { X509Certificate } from 'node:crypto';
 import type { V1Secret } from '@kubernetes/client-node';
 import { type ApiClient, isAlreadyExists, isConflict, isNotFound } from '../kubernetes/api-client.ts';
@@ -13,9 +13,15 @@ const LEAF_LIFE_MS = 7 * DAY_MS;
 /** Certificates are valid a little before now: clocks of nodes differ. */
 const BACKDATE_MS = DAY_MS / 24;
 const MAX_ATTEMPTS = 5;
+/**
+ * A new authority is trusted so long before it signs: replicas look at the Secret every ten minutes, the leader publishes it in every
+ * namespace, and kubelet takes a minute or two to write it into pods.
+ */
+export const SIGN_AFTER_MS = 60 * 60_000;
 
 export interface AuthorityBundle {
-  current: KeyAndCertificate;
+  /** What signs: the current one, or the previous one for {@link SIGN_AFTER_MS} after it was replaced. */
+  signer: KeyAndCertificate;
   /** PEM certificates to trust: the current one, and the previous one while it is valid. */
   bundlePem: string;
 }
@@ -25,6 +31,8 @@ export interface AuthorityStoreOptions {
   namespace: string;
   secretName: string;
   now?: () => number;
+  /** Shorter in tests. */
+  signAfterMs?: number;
 }
 
 export class AuthorityStore {
@@ -46,10 +54,10 @@ export class AuthorityStore {
           if (isNotFound(error)) return undefined;
           throw error;
         });
-      const current = secret === undefined ? undefined : readPair(secret);
-      if (current !== undefined && !isDue(current.certificatePem, this.#now())) {
-        return { current, bundlePem: bundleOf(secret, current, this.#now()) };
-      }
+      const read = readAuthority(secret, 'ca');
+      const current = read?.keyPem === '' ? undefined : read;
+      if (current !== undefined && !isDue(current.certificatePem, this.#now()))
+        return this.#bundle(current, readAuthority(secret, 'previous-ca'));
       const next = this.#make();
       const wanted = this.#secret(secret, next, current);
       try {
@@ -64,6 +72,18 @@ export class AuthorityStore {
       `NASMIG_CERTIFICATES: Secret ${namespace}/${secretName} could not be written in ${MAX_ATTEMPTS} attempts; ` +
         'check that nothing else writes it, and that the operator may',
     );
+  }
+
+  #bundle(current: KeyAndCertificate, previous: KeyAndCertificate | undefined): AuthorityBundle {
+    const now = this.#now();
+    if (previous === undefined || new X509Certificate(previous.certificatePem).validToDate.getTime() <= now)
+      return { signer: current, bundlePem: current.certificatePem };
+    const madeMs = new X509Certificate(current.certificatePem).validFromDate.getTime() + BACKDATE_MS;
+    const isNew = now - madeMs < (this.#options.signAfterMs ?? SIGN_AFTER_MS);
+    return {
+      signer: isNew && previous.keyPem !== '' ? previous : current,
+      bundlePem: current.certificatePem + previous.certificatePem,
+    };
   }
 
   #make(): KeyAndCertificate {
@@ -96,7 +116,12 @@ export class AuthorityStore {
       data: {
         'ca.crt': encode(next.certificatePem),
         'ca.key': encode(next.keyPem),
-        ...(previous === undefined ? {} : { 'previous-ca.crt': encode(previous.certificatePem) }),
+        ...(previous === undefined
+          ? {}
+          : {
+              'previous-ca.crt': encode(previous.certificatePem),
+              'previous-ca.key': encode(previous.keyPem),
+            }),
       },
     };
   }
@@ -126,25 +151,13 @@ export function isDue(certificatePem: string, nowMs: number): boolean {
   return nowMs >= from + ((validToDate.getTime() - from) * 2) / 3;
 }
 
-function readPair(secret: V1Secret): KeyAndCertificate | undefined {
-  const decode = (name: string) => Buffer.from(secret.data?.[name] ?? '', 'base64').toString('utf8');
-  const pair = { certificatePem: decode('ca.crt'), keyPem: decode('ca.key') };
-  if (pair.keyPem === '') return undefined;
+/** Undefined when it is not there, or not one. A key that is not there is empty: an authority that is only trusted. */
+function readAuthority(secret: V1Secret | undefined, name: string): KeyAndCertificate | undefined {
+  const decode = (key: string) => Buffer.from(secret?.data?.[key] ?? '', 'base64').toString('utf8');
+  const pair = { certificatePem: decode(`${name}.crt`), keyPem: decode(`${name}.key`) };
   try {
     return new X509Certificate(pair.certificatePem).ca ? pair : undefined;
   } catch {
     return undefined;
-  }
-}
-
-function bundleOf(secret: V1Secret | undefined, current: KeyAndCertificate, nowMs: number): string {
-  const previous = Buffer.from(secret?.data?.['previous-ca.crt'] ?? '', 'base64').toString('utf8');
-  if (previous === '') return current.certificatePem;
-  try {
-    return new X509Certificate(previous).validToDate.getTime() > nowMs
-      ? current.certificatePem + previous
-      : current.certificatePem;
-  } catch {
-    return current.certificatePem;
   }
 }

@@ -1,6 +1,14 @@
 import { describe, expect, it } from 'vitest';
-import { attemptIndexValues, attemptOf, attemptsOfVm, byAttempt, recentFailures } from './attempts.ts';
-import { clusterBreaker } from './breaker.ts';
+import {
+  attemptIndexValues,
+  attemptOf,
+  attemptsOfVm,
+  byAttempt,
+  clearsFailures,
+  plainIsFasterAfter,
+  recentFailures,
+} from './attempts.ts';
+import { clusterBreaker, vmBreaker } from './breaker.ts';
 import type { MigrationObject } from './snapshot.ts';
 
 const HOUR = 3_600_000;
@@ -47,6 +55,45 @@ describe('attempts', () => {
     ]);
     expect(attemptsOfVm(index, 'shop', 'db')).toHaveLength(2);
     expect(attemptsOfVm(index, 'other', 'db')).toEqual([]);
+  });
+
+  it('between two nodes tell for a day that plain is faster, the newest of them', () => {
+    const between = (source: string, target: string, hoursAgo: number, isPlainFaster?: boolean) => {
+      const object = record('db', 'Accelerated', hoursAgo);
+      const status = object.status as { result: object };
+      return {
+        ...object,
+        status: {
+          ...{ ...status, source: { node: source }, target: { node: target } },
+          result: { ...status.result, ...(isPlainFaster === undefined ? {} : { isPlainFaster }) },
+        },
+      };
+    };
+    const index = indexOf([
+      between('a', 'b', 5, true),
+      between('a', 'c', 25, true),
+      between('a', 'd', 5, true),
+    ]);
+    const shownBy = (source?: string, target?: string) => plainIsFasterAfter(index, source, target, now);
+    expect(shownBy('a', 'b')).toBe('shop/db-5');
+    expect(shownBy('b', 'a')).toBeUndefined();
+    expect(shownBy('a', undefined)).toBeUndefined();
+    expect(shownBy('a', 'c')).toBeUndefined();
+    const newer = indexOf([between('a', 'b', 5, true), between('a', 'b', 4)]);
+    expect(plainIsFasterAfter(newer, 'a', 'b', now)).toBeUndefined();
+  });
+
+  it('that succeeded have to stay while they clear failures: the newest alone, and only of earlier ones', () => {
+    const at = (hoursAgo: number, outcome: 'failed' | 'accelerated') => ({
+      ...{ namespace: 'shop', vmiName: 'db', endMs: now - hoursAgo * HOUR, outcome },
+    });
+    const attempts = [at(30, 'failed'), at(29, 'accelerated'), at(2, 'failed')];
+    expect(clearsFailures(attempts, now - 29 * HOUR)).toBe(true);
+    // Without it, two failures in a row would keep the breaker open for two hours.
+    expect(vmBreaker(attempts, now)).toBeUndefined();
+    expect(vmBreaker([at(30, 'failed'), at(1.5, 'failed')], now)).toBeDefined();
+    expect(clearsFailures([...attempts, at(1, 'accelerated')], now - 29 * HOUR)).toBe(false);
+    expect(clearsFailures([at(29, 'accelerated'), at(2, 'failed')], now - 29 * HOUR)).toBe(false);
   });
 
   it('that failed within the hour are found by their hour, over its turn too', () => {

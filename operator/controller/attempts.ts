@@ -4,6 +4,8 @@ import type { Attempt } from './breaker.ts';
 import type { MigrationObject } from './snapshot.ts';
 
 const HOUR_MS = 3_600_000;
+/** What one migration showed of the link between two nodes is believed for so long. */
+const LINK_MEMORY_MS = 24 * HOUR_MS;
 
 /** What is read of the cache. */
 export interface AttemptIndex {
@@ -30,17 +32,30 @@ export function attemptOf(object: MigrationObject): Attempt | undefined {
   };
 }
 
-/** The values an object is found under: its VM, and for a failure the hour in which it was. */
+/** The values an object is found under: its VM; for a failure the hour in which it was, for a success the nodes. */
 export function attemptIndexValues(object: MigrationObject): string[] {
   const attempt = attemptOf(object);
   if (attempt === undefined) return [];
   const ofVm = vmValue(attempt.namespace, attempt.vmiName);
-  return attempt.outcome === 'failed' ? [ofVm, hourValue(attempt.endMs)] : [ofVm];
+  if (attempt.outcome === 'failed') return [ofVm, hourValue(attempt.endMs)];
+  const { source, target } = nodesOf(object);
+  return source === undefined || target === undefined ? [ofVm] : [ofVm, nodesValue(source, target)];
 }
 
 /** All armed attempts of a VM, in any order. */
 export function attemptsOfVm(migrations: AttemptIndex, namespace: string, vmiName: string): Attempt[] {
   return migrations.find(byAttempt, vmValue(namespace, vmiName)).flatMap((object) => attemptOf(object) ?? []);
+}
+
+/**
+ * Whether the success that ended then has to stay, with `attempts` as they are: it is the newest, and without it failures from before would
+ * count again.
+ */
+export function clearsFailures(attempts: readonly Attempt[], successEndMs: number): boolean {
+  return (
+    attempts.some(({ outcome, endMs }) => outcome === 'failed' && endMs <= successEndMs) &&
+    !attempts.some(({ outcome, endMs }) => outcome === 'accelerated' && endMs > successEndMs)
+  );
 }
 
 /** Failed attempts of the whole cluster in the last hour. */
@@ -50,6 +65,45 @@ export function recentFailures(migrations: AttemptIndex, nowMs: number): Attempt
     .flatMap((ms) => migrations.find(byAttempt, hourValue(ms)))
     .flatMap((object) => attemptOf(object) ?? [])
     .filter(({ endMs }) => nowMs - endMs < HOUR_MS);
+}
+
+/**
+ * The name of the migration, if that is so, after which plain ones are expected to be faster from this node to that: the newest accelerated
+ * one between them in the last day, when its result says so.
+ */
+export function plainIsFasterAfter(
+  migrations: AttemptIndex,
+  source: string | undefined,
+  target: string | undefined,
+  nowMs: number,
+): string | undefined {
+  if (source === undefined || target === undefined) return undefined;
+  const [newest] = migrations
+    .find(byAttempt, nodesValue(source, target))
+    .flatMap((object) => {
+      const attempt = attemptOf(object);
+      return attempt === undefined ? [] : [{ object, endMs: attempt.endMs }];
+    })
+    .filter(({ endMs }) => nowMs - endMs < LINK_MEMORY_MS)
+    .sort((a, b) => b.endMs - a.endMs);
+  const result = (newest?.object.status as { result?: { isPlainFaster?: unknown } } | undefined)?.result;
+  return result?.isPlainFaster === true
+    ? `${newest?.object.metadata?.namespace}/${newest?.object.metadata?.name}`
+    : undefined;
+}
+
+interface Nodes {
+  readonly source?: string | undefined;
+  readonly target?: string | undefined;
+}
+
+function nodesOf(object: MigrationObject): Nodes {
+  const status = object.status as Record<'source' | 'target', { node?: string } | undefined> | undefined;
+  return { source: status?.source?.node, target: status?.target?.node };
+}
+
+function nodesValue(source: string, target: string): string {
+  return `nodes ${source} ${target}`;
 }
 
 function vmValue(namespace: string, vmiName: string): string {

@@ -9,7 +9,7 @@ import type {
 import type { ApiClient } from '../kubernetes/api-client.ts';
 import { Informer } from '../kubernetes/informer.ts';
 import { keyOf, resources } from '../kubernetes/resources.ts';
-import { controllingVmi } from '../kubevirt/launcher-pod.ts';
+import { controllingVmi, SIDECAR_CONTAINER } from '../kubevirt/launcher-pod.ts';
 import { launcherLabels } from '../kubevirt/objects.ts';
 import { attemptIndexValues, byAttempt } from './attempts.ts';
 import type { PolicyObject } from './policies.ts';
@@ -140,7 +140,8 @@ function trimDomain(spec: Record<string, unknown>): void {
     : {};
 }
 
-function trimPod(pod: V1Pod): void {
+/** What readers of the cache ask of a pod: its place, its sidecar and how that fares, whether it was scheduled. */
+export function trimPod(pod: V1Pod): void {
   const { spec, status } = pod;
   pod.spec = {
     containers: [],
@@ -148,9 +149,11 @@ function trimPod(pod: V1Pod): void {
     ...(spec?.nodeName === undefined ? {} : { nodeName: spec.nodeName }),
   };
   const scheduled = status?.conditions?.filter(({ type }) => type === 'PodScheduled') ?? [];
+  const sidecar = status?.initContainerStatuses?.filter(({ name }) => name === SIDECAR_CONTAINER) ?? [];
   pod.status = {
     ...(status?.phase === undefined ? {} : { phase: status.phase }),
     ...(scheduled.length === 0 ? {} : { conditions: scheduled }),
+    ...(sidecar.length === 0 ? {} : { initContainerStatuses: sidecar }),
   };
   delete pod.metadata?.annotations;
 }

@@ -6,19 +6,13 @@ import type { Logger } from 'pino';
 import type { Progress } from '../../control/messages.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import type { Coordinator } from '../hub/coordinator.ts';
-import {
-  type ApiClient,
-  ApiError,
-  isAlreadyExists,
-  isConflict,
-  isNotFound,
-} from '../kubernetes/api-client.ts';
+import { type ApiClient, isConflict, isNotFound } from '../kubernetes/api-client.ts';
 import { pause } from '../kubernetes/informer.ts';
 import { apiVersionOf, keyOf, resources, splitKey } from '../kubernetes/resources.ts';
 import { WorkQueue } from '../kubernetes/work-queue.ts';
 import { controllingVmi, hasSidecar } from '../kubevirt/launcher-pod.ts';
 import { readVmi, readVmim, type Vmi, type Vmim } from '../kubevirt/objects.ts';
-import { attemptsOfVm, recentFailures } from './attempts.ts';
+import { attemptsOfVm, clearsFailures, plainIsFasterAfter, recentFailures } from './attempts.ts';
 import { ATTEMPT_MEMORY_MS, type Attempt, type BreakerState, clusterBreaker, vmBreaker } from './breaker.ts';
 import {
   byMigrationName,
@@ -29,9 +23,9 @@ import {
   type KubevirtObject,
 } from './caches.ts';
 import type { Claims } from './claims.ts';
-import { withConditions } from './conditions.ts';
-import { decide, type Effect, heldPermit, isFinished, wantsPermit } from './decide.ts';
+import { decide, decideRefused, type Effect, heldPermit, isFinished, wantsPermit } from './decide.ts';
 import { EventRecorder, type EventSubject } from './events.ts';
+import { MigrationMaker } from './migration-maker.ts';
 import { NasPermits } from './nas-permits.ts';
 import { readPolicy, selectPolicy } from './policies.ts';
 import {
@@ -88,6 +82,9 @@ export class Controller {
   /** What the last write per object left: an older cache entry is not acted on. */
   readonly #written = new Map<string, { resourceVersion: string; finalizers: string[] }>();
   readonly #armed = new Set<string>();
+  readonly #maker: MigrationMaker;
+  /** UIDs of objects of which it was told that they cannot be read. */
+  readonly #unreadable = new Set<string>();
   readonly permits: NasPermits;
   readonly #stopping = new AbortController();
   #restored: Promise<void> | undefined;
@@ -97,6 +94,7 @@ export class Controller {
     this.#options = options;
     this.#now = options.now ?? Date.now;
     this.#reconnectUntilMs = this.#now() + RECONNECT_MS;
+    this.#maker = new MigrationMaker(options.api, this.#now);
     this.#events = new EventRecorder(options.api, (problem) =>
       options.log.warn({ problem }, 'event was not written'),
     );
@@ -162,8 +160,8 @@ export class Controller {
           this.#written.delete(keyOf(object));
           this.#options.onGone?.(splitKey(keyOf(object)));
         }
-        const uid = previous?.metadata?.uid ?? '';
-        if (previous !== undefined && current?.metadata?.uid !== uid) this.permits.release(uid);
+        if (previous !== undefined && current?.metadata?.uid !== previous.metadata?.uid)
+          this.#letGo(previous);
         this.queue.add(keyOf(object));
       }),
       vmims.onChange(({ current, previous }) => {
@@ -192,6 +190,27 @@ export class Controller {
     );
   }
 
+  /** The object is gone: with its finalizer all of this has happened before, without it nobody comes back for it. */
+  #letGo(object: MigrationObject): void {
+    const { migrations, vmims } = this.#options.caches;
+    const uid = object.metadata?.uid ?? '';
+    this.permits.release(uid);
+    this.#maker.forget(uid);
+    this.#unreadable.delete(uid);
+    const told = (object.status as NasAwareMigrationStatus | undefined)?.migration?.uid;
+    const migrationUids = new Set([
+      ...(typeof told === 'string' ? [told] : []),
+      ...vmims.find(byOwner, uid).flatMap(({ metadata }) => metadata?.uid ?? []),
+    ]);
+    for (const migrationUid of migrationUids) {
+      // Of somebody else's migration there may be another record.
+      if (migrations.find(byMigrationUid, migrationUid).length > 0) continue;
+      this.#armed.delete(migrationUid);
+      this.#options.coordinator.giveUp(migrationUid, 'Cancelled', 'the NasAwareMigration was deleted');
+      this.#options.coordinator.recorded(migrationUid);
+    }
+  }
+
   #addOfPod(pod: V1Pod): void {
     const vmi = controllingVmi(pod);
     if (vmi !== undefined) this.#addOfVmi(`${pod.metadata?.namespace ?? ''}/${vmi.name}`);
@@ -208,18 +227,13 @@ export class Controller {
     if (object === undefined) return undefined;
     if (isOlder(object.metadata?.resourceVersion, this.#written.get(key)?.resourceVersion)) return RECHECK_MS;
     const migration = readMigration(object);
-    if (migration === undefined) {
-      this.#options.log.warn(
-        { ...splitKey(key) },
-        'the object cannot be read by this release and is left alone',
-      );
-      return undefined;
-    }
+    if (migration === undefined || !migration.isStatusReadable) this.#tellUnreadable(object);
+    if (migration === undefined) return undefined;
     // Nothing is decided before it is counted who reads the NAS already.
     this.#restored ??= this.#restorePermits();
     await this.#restored;
     if (this.#stopping.signal.aborted) return undefined;
-    const facts = await this.#snapshot(migration);
+    const facts = await this.#snapshot(this.#withMade(migration));
     // From here to the decision nothing waits: what is free now is free when it is taken.
     const snapshot: Snapshot = { ...facts, permit: this.#permitFor(facts, key) };
     const decision = decide(snapshot);
@@ -236,7 +250,15 @@ export class Controller {
       decision.effects.some(({ type }) => type === 'createMigration')
     )
       return RECHECK_MS;
-    for (const effect of decision.effects) await this.#carryOut(effect, snapshot, key);
+    for (const effect of decision.effects) {
+      if (effect.type === 'createMigration') {
+        const refused = await this.#make(effect.name, snapshot, key, decision.status ?? migration.status);
+        // What follows tells of a migration that was made.
+        if (refused !== undefined) return this.#refuse(refused, snapshot, key);
+      } else {
+        await this.#carryOut(effect, snapshot, key);
+      }
+    }
     this.#observeArming(snapshot);
     if (snapshot.coordination?.progress !== undefined && !isFinished(decision.status ?? migration.status))
       this.#options.onRunning?.(migration, snapshot.coordination.progress);
@@ -308,7 +330,7 @@ export class Controller {
     const { caches, claims, coordinator, sharedFileSystemDrivers } = this.#options;
     const vmiKey = `${migration.namespace}/${migration.spec.vmiName}`;
     const vmi = readVmi(caches.vmis.get(vmiKey));
-    const ownVmim = this.#vmimOf(migration);
+    const ownVmim = this.#vmimOf(migration) ?? (await this.#liveVmimOf(migration));
     const others = caches.vmims
       .find(byVmi, vmiKey)
       .flatMap((other) => readVmim(other) ?? [])
@@ -325,6 +347,12 @@ export class Controller {
       vmi?.status.migrationState?.migrationUid === ownVmim?.metadata.uid
         ? vmi?.status.migrationState
         : undefined;
+    const sourcePod = this.#podFacts(
+      migration,
+      vmi,
+      state?.sourcePod ?? migration.status.source?.pod ?? this.#onlyPodOf(vmi),
+    );
+    const targetPod = this.#podFacts(migration, vmi, state?.targetPod ?? migration.status.target?.pod);
     return {
       nowMs,
       migration,
@@ -342,15 +370,17 @@ export class Controller {
               sharedFileSystemDrivers,
             ),
       breaker: finished ? undefined : this.#breaker(attempts, nowMs),
+      clearsFailures:
+        migration.status.result?.attempt === 'Accelerated' &&
+        clearsFailures(attempts, Date.parse(migration.status.completionTime ?? '')),
       reconnectUntilMs: this.#reconnectUntilMs,
       holdsPermit: this.permits.isHeldBy(migration.uid),
       lastQemuBytes: lastQemuBytes(attempts, nowMs),
-      sourcePod: this.#podFacts(
-        migration,
-        vmi,
-        state?.sourcePod ?? migration.status.source?.pod ?? this.#onlyPodOf(vmi),
-      ),
-      targetPod: this.#podFacts(migration, vmi, state?.targetPod ?? migration.status.target?.pod),
+      plainIsFasterAfter: finished
+        ? undefined
+        : plainIsFasterAfter(caches.migrations, sourcePod?.node, targetPod?.node, nowMs),
+      sourcePod,
+      targetPod,
       coordination: ownVmim === undefined ? undefined : coordinator.view(ownVmim.metadata.uid),
     };
   }
@@ -361,6 +391,23 @@ export class Controller {
     if (migrationName !== undefined) return readVmim(vmims.get(`${migration.namespace}/${migrationName}`));
     const owned = vmims.find(byOwner, migration.uid);
     return owned.length === 0 ? undefined : readVmim(owned[0]);
+  }
+
+  /** The cache may not have yet what was made a moment ago; that it is gone is for the API server to say. */
+  async #liveVmimOf(migration: Migration): Promise<Vmim | undefined> {
+    const { name, uid } = migration.status.migration ?? {};
+    if (name === undefined || uid === undefined || isFinished(migration.status)) return undefined;
+    try {
+      const live = await this.#options.api.get<KubevirtObject>(
+        resources.virtualMachineInstanceMigrations,
+        migration.namespace,
+        name,
+      );
+      return live.metadata?.uid === uid ? readVmim(live) : undefined;
+    } catch (error) {
+      if (isNotFound(error)) return undefined;
+      throw error;
+    }
   }
 
   /** Before the hand-off KubeVirt names no source pod: it is the one pod of the VMI on the VMI's node. */
@@ -411,6 +458,7 @@ export class Controller {
     );
     this.#remember(key, written);
     if (isFinished(status) && !isFinished(migration.status)) {
+      this.#maker.forget(uid);
       this.#options.log.info(
         {
           namespace,
@@ -426,7 +474,59 @@ export class Controller {
     }
   }
 
-  async #carryOut(effect: Effect, snapshot: Snapshot, key: string): Promise<void> {
+  /** The UID is in the status before anything else happens: one that is gone later is then not made again. Or the refusal. */
+  async #make(
+    name: string,
+    snapshot: Snapshot,
+    key: string,
+    status: NasAwareMigrationStatus,
+  ): Promise<string | undefined> {
+    const made = await this.#maker.make(name, snapshot.migration);
+    if ('refusal' in made) return made.refusal;
+    await this.#writeStatus(
+      key,
+      { ...snapshot.migration, status },
+      { ...status, migration: { name, ...made } },
+    );
+    return undefined;
+  }
+
+  async #refuse(refusal: string, snapshot: Snapshot, key: string): Promise<undefined> {
+    const { status, effects } = decideRefused(snapshot, refusal);
+    if (status !== undefined) await this.#writeStatus(key, snapshot.migration, status);
+    for (const effect of effects)
+      if (effect.type !== 'createMigration') await this.#carryOut(effect, snapshot, key);
+  }
+
+  /** What was made, and could not be written yet. */
+  #withMade(migration: Migration): Migration {
+    const { status } = migration;
+    const uid = this.#maker.madeFor(migration.uid);
+    if (uid === undefined || status.migration === undefined || status.migration.uid !== undefined)
+      return migration;
+    return { ...migration, status: { ...status, migration: { ...status.migration, uid } } };
+  }
+
+  /** Once for each object: it is left alone until a release that can read it is there. */
+  #tellUnreadable(object: MigrationObject): void {
+    const { namespace = '', name = '', uid = '' } = object.metadata ?? {};
+    if (this.#unreadable.has(uid)) return;
+    this.#unreadable.add(uid);
+    const message =
+      'this release cannot read the object, which another release wrote, and leaves it alone; upgrade the operator, or delete the object';
+    this.#options.log.warn({ namespace, name }, message);
+    this.#events.record([migrationSubject({ namespace, name, uid })], {
+      severity: 'Warning',
+      reason: 'Unreadable',
+      message,
+    });
+  }
+
+  async #carryOut(
+    effect: Exclude<Effect, { type: 'createMigration' }>,
+    snapshot: Snapshot,
+    key: string,
+  ): Promise<void> {
     const { api, coordinator } = this.#options;
     const { migration, vmi } = snapshot;
     const { namespace, name, uid } = migration;
@@ -437,8 +537,6 @@ export class Controller {
         return this.#setFinalizers(key, migration, (finalizers) =>
           finalizers.filter((one) => one !== FINALIZER),
         );
-      case 'createMigration':
-        return this.#createMigration(effect.name, snapshot, key);
       case 'deleteMigration':
         return api.delete(resources.virtualMachineInstanceMigrations, namespace, effect.name, effect.uid);
       case 'coordinate':
@@ -451,15 +549,7 @@ export class Controller {
       case 'deleteSelf':
         return api.delete(resources.nasAwareMigrations, namespace, name, uid);
       case 'event': {
-        const subjects: EventSubject[] = [
-          {
-            apiVersion: apiVersionOf(resources.nasAwareMigrations),
-            kind: resources.nasAwareMigrations.kind,
-            namespace,
-            name,
-            uid,
-          },
-        ];
+        const subjects: EventSubject[] = [migrationSubject(migration)];
         if (vmi !== undefined) {
           subjects.push({
             apiVersion: apiVersionOf(resources.virtualMachineInstances),
@@ -517,68 +607,6 @@ export class Controller {
     });
   }
 
-  async #createMigration(migrationName: string, { migration, nowMs }: Snapshot, key: string): Promise<void> {
-    const { namespace, name, uid } = migration;
-    const resource = resources.virtualMachineInstanceMigrations;
-    const nodeSelector = migration.spec.target?.nodeSelector;
-    const body: KubevirtObject = {
-      apiVersion: apiVersionOf(resource),
-      kind: resource.kind,
-      metadata: {
-        namespace,
-        name: migrationName,
-        ownerReferences: [
-          {
-            apiVersion: apiVersionOf(resources.nasAwareMigrations),
-            kind: resources.nasAwareMigrations.kind,
-            name,
-            uid,
-            controller: true,
-            blockOwnerDeletion: false,
-          },
-        ],
-      },
-      spec: {
-        vmiName: migration.spec.vmiName,
-        ...(nodeSelector === undefined ? {} : { addedNodeSelector: nodeSelector }),
-      } as { vmiName: string },
-    };
-    try {
-      await this.#options.api.create(resource, body);
-    } catch (error) {
-      if (isAlreadyExists(error)) {
-        const there = await this.#options.api.get<KubevirtObject>(resource, namespace, migrationName);
-        if (there.metadata?.ownerReferences?.some((owner) => owner.uid === uid) === true) return;
-      } else if (!isRefusal(error)) {
-        throw error;
-      }
-      // KubeVirt's admission, a quota, or an object of the same name: trying again would only say the same.
-      const message = `${migrationName} was refused: ${error instanceof Error ? error.message : String(error)}`;
-      const status: NasAwareMigrationStatus = {
-        ...migration.status,
-        observedGeneration: migration.generation,
-        phase: 'Failed',
-        conditions: withConditions(
-          migration.status.conditions ?? [],
-          [
-            { type: 'Accelerated', status: 'False', reason: 'MigrationRefused', message },
-            { type: 'Complete', status: 'True', reason: 'MigrationRefused', message },
-          ],
-          migration.generation,
-          nowMs,
-        ),
-        completionTime: new Date(nowMs).toISOString().replace(/\.\d+Z$/, 'Z'),
-        result: {
-          accelerated: false,
-          attempt: 'Plain',
-          reason: 'MigrationRefused',
-          message: message.slice(0, 4000),
-        },
-      };
-      await this.#writeStatus(key, migration, status);
-    }
-  }
-
   #observeArming({ coordination, vmim }: Snapshot): void {
     const uid = vmim?.metadata.uid;
     if (uid === undefined || coordination?.armingSeconds === undefined || this.#armed.has(uid)) return;
@@ -601,9 +629,19 @@ function isOlder(cached: string | undefined, written: string | undefined): boole
   return /^\d+$/.test(cached) && /^\d+$/.test(written) && BigInt(cached) < BigInt(written);
 }
 
-/** The request itself is wrong in the API server's eyes, so that repeating it is useless. */
-function isRefusal(error: unknown): boolean {
-  return error instanceof ApiError && [400, 403, 405, 409, 422].includes(error.status) && !isConflict(error);
+function migrationSubject({
+  namespace,
+  name,
+  uid,
+}: Pick<Migration, 'namespace' | 'name' | 'uid'>): EventSubject {
+  const { nasAwareMigrations } = resources;
+  return {
+    apiVersion: apiVersionOf(nasAwareMigrations),
+    kind: nasAwareMigrations.kind,
+    namespace,
+    name,
+    uid,
+  };
 }
 
 /** Keys in order, so that two equal values have equal text. */

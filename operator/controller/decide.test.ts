@@ -1,118 +1,26 @@
 import { describe, expect, it } from 'vitest';
 import { exampleHello, exampleProgress, exampleResult } from '../../control/example-messages.ts';
-import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
-import type { CoordinationView } from '../hub/coordinator.ts';
+import {
+  type NasAwareMigrationStatus,
+  nasAwareMigrationStatusSchema,
+} from '../../crds/nas-aware-migration.ts';
 import { readVmi, readVmim } from '../kubevirt/objects.ts';
-import { type Decision, decide, migrationNameFor } from './decide.ts';
+import { type Decision, decide, decideRefused, migrationNameFor, wantsPermit } from './decide.ts';
+import {
+  handedOff,
+  nam,
+  nowMs,
+  pod,
+  seenAt,
+  snapshot,
+  uid,
+  view,
+  vmi,
+  vmim,
+  vmimUid,
+} from './example-snapshots.ts';
 import { readPolicy } from './policies.ts';
-import { type PodFacts, readMigration, type Snapshot } from './snapshot.ts';
-
-const nowMs = Date.parse('2026-06-01T12:00:00Z');
-const uid = '6f1b7a52-2c9e-4f0a-9a53-0d5f1d3c8e11';
-const vmimUid = exampleResult.migrationUid;
-
-function nam(spec: object = {}, status: NasAwareMigrationStatus = {}, metadata: object = {}) {
-  const read = readMigration({
-    metadata: {
-      namespace: 'shop',
-      name: 'move-db',
-      uid,
-      generation: 1,
-      creationTimestamp: new Date(nowMs - 1000),
-      finalizers: ['nasmigration.io/cancel'],
-      ...metadata,
-    },
-    spec: { vmiName: 'db', ...spec },
-    status,
-  });
-  if (read === undefined) throw new Error('a test object that cannot be read');
-  return read;
-}
-
-/** The status of one that an operator first looked at then. */
-function seenAt(ms: number): NasAwareMigrationStatus {
-  const lastTransitionTime = new Date(ms).toISOString();
-  const condition = { type: 'Complete', status: 'False' as const, reason: 'Preparing', message: '' };
-  return { phase: 'Preparing', conditions: [{ ...condition, lastTransitionTime }] };
-}
-
-function vmi(status: object = {}) {
-  return readVmi({
-    metadata: { namespace: 'shop', name: 'db', uid: 'vmi-1' },
-    ...({
-      spec: { volumes: [{ name: 'rootdisk', persistentVolumeClaim: { claimName: 'db-root' } }] },
-      status: { phase: 'Running', activePods: { 'pod-a': 'node-1' }, ...status },
-    } as object),
-  });
-}
-
-function vmim(phase: string | undefined, metadata: object = {}, spec: object = {}) {
-  return readVmim({
-    metadata: {
-      namespace: 'shop',
-      name: 'move-db-6f1b7a52',
-      uid: vmimUid,
-      creationTimestamp: '2026-06-01T11:59:59Z' as never,
-      ...metadata,
-    },
-    ...({ spec: { vmiName: 'db', ...spec }, status: phase === undefined ? {} : { phase } } as object),
-  });
-}
-
-const handedOff = (migrationConfiguration: object = { maxDowntimeMs: 500 }) =>
-  vmi({
-    migrationState: {
-      migrationUid: vmimUid,
-      sourceNode: 'node-1',
-      targetNode: 'node-2',
-      migrationConfiguration,
-    },
-  });
-
-const pod = (name: string, facts: Partial<PodFacts> = {}): PodFacts => ({
-  name,
-  uid: name,
-  node: name === 'pod-a' ? 'node-1' : 'node-2',
-  belongsToVmi: true,
-  hasSidecar: true,
-  connected: true,
-  index: exampleHello.index,
-  link: exampleHello.link,
-  ...facts,
-});
-
-const view = (facts: Partial<CoordinationView> = {}): CoordinationView => ({
-  go: false,
-  over: false,
-  reason: undefined,
-  detail: undefined,
-  armingSeconds: undefined,
-  progress: undefined,
-  results: {},
-  isResultComing: false,
-  ...facts,
-});
-
-function snapshot(facts: Partial<Snapshot> = {}): Snapshot {
-  return {
-    nowMs,
-    migration: nam(),
-    vmi: vmi(),
-    vmim: undefined,
-    others: [],
-    policy: undefined,
-    volumes: { usable: ['rootdisk'], refused: [] },
-    breaker: undefined,
-    sourcePod: pod('pod-a'),
-    targetPod: undefined,
-    coordination: undefined,
-    reconnectUntilMs: 0,
-    holdsPermit: false,
-    lastQemuBytes: undefined,
-    permit: undefined,
-    ...facts,
-  };
-}
+import type { PodFacts, Snapshot } from './snapshot.ts';
 
 const effectTypes = ({ effects }: Decision) =>
   effects.map(({ type }) => type).filter((type) => type !== 'event');
@@ -157,6 +65,15 @@ describe('starting', () => {
     expect(accelerated(decide(snapshot(facts)))).toBe(`False ${reason}`);
     const required = decide(snapshot({ ...facts, migration: nam({ acceleration: 'Required' }) }));
     expect(required.status).toMatchObject({ phase: 'Failed', result: { reason } });
+  });
+
+  it('goes plainly where plain was seen to be faster, but not with Required', () => {
+    const facts = { plainIsFasterAfter: 'shop/move-web' };
+    const plain = decide(snapshot(facts));
+    expect(accelerated(plain)).toBe('False GainTooSmall');
+    expect(condition(plain, 'Accelerated')?.message).toContain('shop/move-web');
+    const required = decide(snapshot({ ...facts, migration: nam({ acceleration: 'Required' }) }));
+    expect(accelerated(required)).toBe('Unknown Arming');
   });
 
   it('observes also what is not worth the while', () => {
@@ -717,10 +634,105 @@ describe('afterwards', () => {
       effectTypes(decide(snapshot({ migration: nam({ ttlAfterFinished: '1h' }, failed) }))),
     ).not.toContain('deleteSelf');
   });
+
+  it('is kept while it is the success that clears failures which are still there', () => {
+    const migration = nam(
+      { ttlAfterFinished: '1h' },
+      { ...done, result: { accelerated: true, attempt: 'Accelerated' } },
+    );
+    const kept = decide(snapshot({ migration, clearsFailures: true }));
+    expect(effectTypes(kept)).not.toContain('deleteSelf');
+    expect(kept.requeueAfterMs).toBe(600_000);
+    expect(effectTypes(decide(snapshot({ migration })))).toContain('deleteSelf');
+  });
+
+  it('is nothing that is begun again when another release wrote its end', () => {
+    const result = { accelerated: true, attempt: 'PartlyAccelerated' } as never;
+    const migration = nam({ ttlAfterFinished: '1s' }, { ...done, result });
+    expect(migration.status).toEqual({});
+    expect(decide(snapshot({ migration }))).toEqual({ status: undefined, effects: [] });
+    expect(wantsPermit(snapshot({ migration }))).toBe(false);
+    const offset = nam({}, { ...done, completionTime: '2026-06-01T13:00:00+02:00' });
+    expect(effectTypes(decide(snapshot({ migration: offset })))).toEqual(['recorded', 'removeFinalizer']);
+  });
+});
+
+describe('an operator that died after the name was written', () => {
+  const named = (status: NasAwareMigrationStatus = {}) => ({
+    ...seenAt(nowMs - 60_000),
+    migration: { name: 'move-db-6f1b7a52' },
+    ...status,
+  });
+  const moved = (seconds: number) =>
+    vmi({
+      migrationState: {
+        migrationUid: 'nobody-knows',
+        startTimestamp: new Date(nowMs - seconds * 1000).toISOString(),
+      },
+    });
+
+  it('makes the migration, if there was none since', () => {
+    for (const facts of [{}, { vmi: moved(3600) }])
+      expect(effectTypes(decide(snapshot({ migration: nam({}, named()), ...facts })))).toEqual([
+        'createMigration',
+      ]);
+  });
+
+  it.each<[string, Partial<Snapshot>]>([
+    ['has its UID', { migration: nam({}, named({ migration: { name: 'move-db-6f1b7a52', uid: 'gone' } })) }],
+    ['finds that the VM was in one meanwhile', { migration: nam({}, named()), vmi: moved(30) }],
+  ])('and %s, does not make it again when it is gone', (_what, facts) => {
+    const decision = decide(snapshot(facts));
+    expect(effectTypes(decision)).not.toContain('createMigration');
+    expect(decision.status?.phase).toBe('Cancelled');
+    expect(condition(decision, 'Complete')?.reason).toBe('MigrationDeleted');
+  });
+
+  it('knows one that it sees for another’s', () => {
+    const others = [vmim('Succeeded', { uid: 'nobody-knows', name: 'other' })!];
+    const facts = { migration: nam({}, named()), vmi: moved(30), others };
+    expect(effectTypes(decide(snapshot(facts)))).toEqual(['createMigration']);
+  });
+});
+
+describe('words of KubeVirt’s that are longer than a status may hold', () => {
+  it('are cut or left out, so that the API server takes it', () => {
+    const state = { migrationUid: vmimUid, sourceNode: 'N'.repeat(300), targetNode: 'node_2' };
+    const decision = decide(
+      snapshot({
+        vmi: vmi({ migrationState: state }),
+        vmim: vmim('P'.repeat(1000)),
+        sourcePod: pod('pod-a', { node: undefined }),
+      }),
+    );
+    expect(decision.status?.migration?.phase).toBe('P'.repeat(64));
+    expect(decision.status?.source).toEqual({ pod: 'pod-a', podUID: 'pod-a' });
+    expect(decision.status?.target).toEqual({});
+    expect(nasAwareMigrationStatusSchema.safeParse(decision.status).success).toBe(true);
+  });
+});
+
+describe('a refusal of the API server', () => {
+  it('is the end, with one event that says what to do', () => {
+    const { status, effects } = decideRefused(snapshot(), 'refused; remove what refuses it');
+    expect(status).toMatchObject({
+      phase: 'Failed',
+      result: { accelerated: false, attempt: 'Plain', reason: 'MigrationRefused' },
+    });
+    expect(effects).toEqual([
+      {
+        type: 'event',
+        severity: 'Warning',
+        reason: 'MigrationRefused',
+        message: 'refused; remove what refuses it',
+      },
+    ]);
+  });
 });
 
 describe('deletion', () => {
   const deleting = { deletionTimestamp: '2026-06-01T12:00:00Z' as never };
+  const breaker = { reason: 'BreakerOpen', detail: '' } as const;
 
   it('cancels the migration, and waits for it to end', () => {
     const decision = decide(snapshot({ migration: nam({}, {}, deleting), vmim: vmim('Running') }));
@@ -742,5 +754,21 @@ describe('deletion', () => {
     );
     const decision = decide(snapshot({ migration, vmim: vmim('Running') }));
     expect(effectTypes(decision)).toEqual(['giveUp', 'recorded', 'removeFinalizer']);
+  });
+
+  it('does not cancel somebody else’s migration, whoever names it in spec.migrationName', () => {
+    const theirs = vmim('Scheduling', { ownerReferences: [] });
+    const spec = { migrationName: 'move-db-6f1b7a52' };
+    const decision = decide(snapshot({ migration: nam(spec, {}, deleting), vmim: theirs }));
+    expect(effectTypes(decision)).toEqual(['giveUp', 'recorded', 'removeFinalizer']);
+    const required = nam({ ...spec, acceleration: 'Required' });
+    const running = decide(snapshot({ migration: required, vmim: theirs, breaker }));
+    expect(accelerated(running)).toBe('False BreakerOpen');
+    expect(effectTypes(running)).not.toContain('deleteMigration');
+    const owner = { apiVersion: 'nasmigration.io/v1alpha1', kind: 'NasAwareMigration', name: 'move-db', uid };
+    const ours = vmim('Scheduling', { ownerReferences: [owner] });
+    expect(effectTypes(decide(snapshot({ migration: required, vmim: ours, breaker })))).toContain(
+      'deleteMigration',
+    );
   });
 });

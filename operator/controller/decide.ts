@@ -8,6 +8,7 @@ import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts'
 import type { CoordinationOrder } from '../hub/coordinator.ts';
 import { isFinal, isPodNetworkBridged, type Vmim } from '../kubevirt/objects.ts';
 import { parseDurationMs, parseQuantity } from '../kubevirt/quantities.ts';
+import { boundedStatus } from './bounded-status.ts';
 import { ATTEMPT_MEMORY_MS } from './breaker.ts';
 import { type ConditionChange, type DocumentedReason, withConditions } from './conditions.ts';
 import {
@@ -19,7 +20,7 @@ import {
   refusal,
 } from './eligibility.ts';
 import { progressOf, resultOf } from './record.ts';
-import { effectiveAcceleration, type Snapshot } from './snapshot.ts';
+import { effectiveAcceleration, type Migration, type Snapshot } from './snapshot.ts';
 
 export type Effect =
   | { type: 'addFinalizer' }
@@ -52,6 +53,8 @@ const ADOPTION_GRACE_MS = 10_000;
 const CANCEL_RECHECK_MS = 5000;
 /** One that waits for a permit is told when one comes free; this is only for what nobody told. */
 const PERMIT_RECHECK_MS = 10_000;
+/** A success that outlives its time goes when the failures that it clears are gone. */
+const CLEARING_RECHECK_MS = 600_000;
 /** Names of KubeVirt's migrations end up in labels and annotations; 63 is the limit of a label. */
 const MAX_MIGRATION_NAME_LENGTH = 63;
 
@@ -59,8 +62,16 @@ const MAX_MIGRATION_NAME_LENGTH = 63;
 type Facts = Omit<Snapshot, 'permit'>;
 
 export function decide(snapshot: Snapshot): Decision {
+  const decision = decideAny(snapshot);
+  if (decision.status !== undefined) decision.status = boundedStatus(decision.status);
+  return decision;
+}
+
+function decideAny(snapshot: Snapshot): Decision {
   const { migration } = snapshot;
   if (migration.deleting) return decideDeletion(snapshot);
+  // What another release wrote may say that all of it is done.
+  if (!migration.isStatusReadable) return { status: undefined, effects: [] };
   if (isFinished(migration.status)) return decideFinished(snapshot);
   const decision =
     snapshot.vmim === undefined ? decideStart(snapshot) : decideRunning(snapshot, snapshot.vmim);
@@ -77,7 +88,8 @@ export function decide(snapshot: Snapshot): Decision {
  */
 export function wantsPermit(snapshot: Facts): boolean {
   const { migration, vmi, vmim, others, coordination } = snapshot;
-  if (migration.deleting || isFinished(migration.status) || vmi === undefined) return false;
+  if (migration.deleting || !migration.isStatusReadable || isFinished(migration.status) || vmi === undefined)
+    return false;
   if (effectiveAcceleration(snapshot) === 'Observe') return false;
   if (vmim === undefined) {
     if (migration.status.migration?.uid !== undefined || migration.spec.migrationName !== undefined)
@@ -123,11 +135,29 @@ export function migrationNameFor(migration: { name: string; uid: string }): stri
   );
 }
 
+/**
+ * The API server, KubeVirt's admission or a quota refused the migration: the end, written and told. `refusal` says why, and what to do.
+ */
+export function decideRefused(snapshot: Snapshot, refusal: string): Decision {
+  const refused = { reason: 'MigrationRefused', message: refusal } as const;
+  const { status, effects } = finish(snapshot, 'Failed', refused);
+  const warning: Effect = { type: 'event', severity: 'Warning', ...refused };
+  return {
+    status: status && boundedStatus(status),
+    effects: [warning, ...effects.filter(({ type }) => type !== 'event')],
+  };
+}
+
+/** Ours to cancel: made for this object. One that spec.migrationName names is somebody else's, and only recorded. */
+function isOurs({ spec, uid }: Migration, vmim: Vmim): boolean {
+  return spec.migrationName === undefined || vmim.metadata.ownerReferences.some((owner) => owner.uid === uid);
+}
+
 function decideDeletion(snapshot: Snapshot): Decision {
   const { migration, vmim } = snapshot;
   if (!migration.hasFinalizer) return { status: undefined, effects: forget(snapshot) };
   // A record of somebody else's migration is only a record: deleting it stops the acceleration, not a node drain.
-  const cancels = vmim !== undefined && !isFinal(vmim) && !migration.adopted;
+  const cancels = vmim !== undefined && !isFinal(vmim) && isOurs(migration, vmim);
   if (!cancels) {
     const effects: Effect[] =
       vmim === undefined ? [] : [stop(vmim, 'Cancelled', 'the NasAwareMigration was deleted')];
@@ -157,15 +187,17 @@ function decideFinished(snapshot: Snapshot): Decision {
   const keepMs =
     migration.status.result?.attempt === 'FailedWhileArmed' ? Math.max(ttlMs, ATTEMPT_MEMORY_MS) : ttlMs;
   const leftMs = Date.parse(migration.status.completionTime ?? '') + keepMs - nowMs;
-  if (Number.isNaN(leftMs) || leftMs <= 0)
-    return { status: undefined, effects: [...effects, { type: 'deleteSelf' }] };
+  const isOver = Number.isNaN(leftMs) || leftMs <= 0;
+  if (isOver && snapshot.clearsFailures)
+    return { status: undefined, effects, requeueAfterMs: CLEARING_RECHECK_MS };
+  if (isOver) return { status: undefined, effects: [...effects, { type: 'deleteSelf' }] };
   return { status: undefined, effects, requeueAfterMs: leftMs };
 }
 
 /** No KubeVirt migration yet, or not any longer. */
 function decideStart(snapshot: Snapshot): Decision {
   const { migration, vmi, others, nowMs } = snapshot;
-  if (migration.status.migration?.uid !== undefined) {
+  if (migration.status.migration !== undefined && isGone(snapshot)) {
     return finish(snapshot, 'Cancelled', {
       reason: 'MigrationDeleted',
       message: `${migration.status.migration.name} was deleted; make another NasAwareMigration to migrate the VM`,
@@ -241,6 +273,20 @@ function decideStart(snapshot: Snapshot): Decision {
   };
 }
 
+/**
+ * Whether the migration that the status names was made and is no more. Its UID is written when it is made; an operator that died in between
+ * left the name alone, and then it is KubeVirt's word that counts: the VM has been in a migration since that is there no more.
+ */
+function isGone({ migration, vmi, others }: Snapshot): boolean {
+  if (migration.status.migration?.uid !== undefined) return true;
+  const state = vmi?.status.migrationState;
+  if (state?.migrationUid === undefined || migration.firstSeenMs === undefined) return false;
+  return (
+    Date.parse(state.startTimestamp ?? '') > migration.firstSeenMs &&
+    !others.some(({ metadata }) => metadata.uid === state.migrationUid)
+  );
+}
+
 /** What speaks against acceleration before the migration is made, as far as it is known; permits come after it. */
 function startProblem(snapshot: Facts): NotAccelerated | undefined {
   return (
@@ -254,7 +300,14 @@ function startProblem(snapshot: Facts): NotAccelerated | undefined {
 /** Observe is for finding out; it needs no gain. */
 function gainOf(snapshot: Facts): NotAccelerated | undefined {
   if (effectiveAcceleration(snapshot) === 'Observe') return undefined;
-  return gainProblem(snapshot.sourcePod?.index, snapshot.lastQemuBytes);
+  const problem = gainProblem(snapshot.sourcePod?.index, snapshot.lastQemuBytes);
+  if (problem !== undefined || snapshot.plainIsFasterAfter === undefined) return problem;
+  // Who asks for Required wants the link spared, whatever time it takes.
+  if (effectiveAcceleration(snapshot) === 'Required') return undefined;
+  return because(
+    'GainTooSmall',
+    `the link between these nodes brought pages sooner as they are, as ${snapshot.plainIsFasterAfter} showed`,
+  );
 }
 
 /** The same while it runs and before GO. */
@@ -336,7 +389,7 @@ function decideRunning(snapshot: Snapshot, vmim: Vmim): Decision {
     problem !== undefined &&
     acceleration === 'Required' &&
     !moving &&
-    !migration.adopted &&
+    isOurs(migration, vmim) &&
     vmim.metadata.deletionTimestamp === undefined
   ) {
     effects.push(

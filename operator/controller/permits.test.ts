@@ -64,9 +64,11 @@ function snapshot(
     },
     targetPod: undefined,
     coordination: undefined,
+    clearsFailures: false,
     reconnectUntilMs: 0,
     holdsPermit: false,
     lastQemuBytes: undefined,
+    plainIsFasterAfter: undefined,
     permit: undefined,
     ...others,
   };

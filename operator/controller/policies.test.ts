@@ -32,10 +32,26 @@ describe('policy of a VM', () => {
     });
   });
 
+  it('is the one with more labels of the VMI, where they are as many', () => {
+    const [a, b] = [policy('a', {}, { team: 'x' }), policy('b', { tier: 'db' })];
+    expect(selectPolicy([a, b], { tier: 'db' }, { team: 'x' })?.policy.name).toBe('b');
+    expect(selectPolicy([b, a], { tier: 'db' }, { team: 'x' })?.policy.name).toBe('b');
+  });
+
   it('is the first by name among equals, whatever their order', () => {
-    const [a, b] = [policy('a', { tier: 'db' }), policy('b', {}, { team: 'x' })];
-    expect(selectPolicy([a, b], { tier: 'db' }, { team: 'x' })?.policy.name).toBe('a');
-    expect(selectPolicy([b, a], { tier: 'db' }, { team: 'x' })?.policy.name).toBe('a');
+    const [a, b] = [policy('a', { tier: 'db' }), policy('b', { size: 'big' })];
+    const labels = { tier: 'db', size: 'big' };
+    expect(selectPolicy([a, b], labels, {})?.policy.name).toBe('a');
+    expect(selectPolicy([b, a], labels, {})?.policy.name).toBe('a');
+    const [upper, lower] = [policy('a10'), policy('a9')];
+    expect(selectPolicy([lower, upper], {}, {})?.policy.name).toBe('a10');
+  });
+
+  it('is none of those that leave out their selectors', () => {
+    const silent = readPolicy({ metadata: { name: 'a' }, spec: {} });
+    expect(selectPolicy([silent!], { tier: 'db' }, {})).toBeUndefined();
+    const empty = readPolicy({ metadata: { name: 'a' }, spec: { selectors: {} } });
+    expect(selectPolicy([empty!], { tier: 'db' }, {})?.policy.name).toBe('a');
   });
 
   it('does not take a label of Object.prototype for one of the VM', () => {
@@ -48,5 +64,14 @@ describe('policy of a VM', () => {
       suspend: false,
     });
     expect(readPolicy({ metadata: { name: 'a' }, spec: { injection: 'Perhaps' } })).toBeUndefined();
+  });
+
+  it('has quantities as text, also where they are stored as integers', () => {
+    const spec = { sidecar: { cpu: 1, memory: '256Mi' }, defaults: { limits: { linkBandwidth: 5_000_000 } } };
+    expect(readPolicy({ metadata: { name: 'a' }, spec })?.spec).toMatchObject({
+      sidecar: { cpu: '1', memory: '256Mi' },
+      defaults: { limits: { linkBandwidth: '5000000' } },
+    });
+    expect(readPolicy({ metadata: { name: 'a' }, spec: { sidecar: { cpu: 0.5 } } })).toBeUndefined();
   });
 });

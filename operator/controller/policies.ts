@@ -1,5 +1,6 @@
 // Which NasMigrationPolicy applies to a VM: selectors and precedence as KubeVirt's MigrationPolicy has them. Of the policies
-// that select it the one with more matching labels wins, then the first by name. Pure.
+// that select it the one with more matching labels wins, then the one with more of the VMI's, then the first by name
+// (matchPolicy in package migration of KubeVirt's virt-controller). Pure.
 import type { KubernetesObject } from '@kubernetes/client-node';
 import {
   type NasMigrationPolicySpec,
@@ -39,14 +40,18 @@ export function selectPolicy(
   vmiLabels: Readonly<Record<string, string>>,
   namespaceLabels: Readonly<Record<string, string>>,
 ): Selection | undefined {
-  const matching: { policy: Policy; weight: number }[] = [];
+  const matching: { policy: Policy; labels: number; vmiLabels: number }[] = [];
   for (const policy of policies) {
-    const { virtualMachineInstanceSelector = {}, namespaceSelector = {} } = policy.spec.selectors;
-    const vmi = matchCount(virtualMachineInstanceSelector, vmiLabels);
-    const namespace = matchCount(namespaceSelector, namespaceLabels);
-    if (vmi !== undefined && namespace !== undefined) matching.push({ policy, weight: vmi + namespace });
+    const { selectors } = policy.spec;
+    if (selectors === undefined) continue;
+    const vmi = matchCount(selectors.virtualMachineInstanceSelector ?? {}, vmiLabels);
+    const namespace = matchCount(selectors.namespaceSelector ?? {}, namespaceLabels);
+    if (vmi !== undefined && namespace !== undefined)
+      matching.push({ policy, labels: vmi + namespace, vmiLabels: vmi });
   }
-  matching.sort((a, b) => b.weight - a.weight || (a.policy.name < b.policy.name ? -1 : 1));
+  matching.sort(
+    (a, b) => b.labels - a.labels || b.vmiLabels - a.vmiLabels || (a.policy.name < b.policy.name ? -1 : 1),
+  );
   const [winner, ...others] = matching;
   return winner === undefined
     ? undefined

@@ -95,7 +95,7 @@ export function policyStatus(
             type: 'Overridden',
             status: 'True',
             reason: 'MoreSpecificPolicy',
-            message: `for some VMs: ${overridden.slice(0, 10).join(', ')}; the policy with more matching labels wins, then the first by name`,
+            message: `for some VMs: ${overridden.slice(0, 10).join(', ')}; the policy with more matching labels wins, then the one with more labels of the VM, then the first by name`,
           },
       degraded(cluster),
       injecting(cluster),
@@ -136,7 +136,7 @@ function injecting({ injectionProblem, stopped }: ClusterFacts): ConditionChange
     type,
     status: 'False',
     reason: 'StoppedInNamespaces',
-    message: `pods with sidecars were refused for lack of room, so that new ones come without in ${named}${more}; raise the quota or add nodes`,
+    message: `pods with sidecars were refused, so that new ones come without in ${named}${more}; raise the quota or the limit range, add nodes, or let it pull the image`,
   };
 }
 

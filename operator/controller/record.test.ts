@@ -208,6 +208,26 @@ describe('result', () => {
     expect(plain({})).toMatchObject({ attempt: 'Plain', reason: 'HubUnreachable' });
   });
 
+  it('of Observe is no armed attempt when no sidecar tells how it ended', () => {
+    const observing = {
+      conditions: [
+        {
+          type: 'Accelerated',
+          status: 'False' as const,
+          reason: 'Observing',
+          message: '',
+          lastTransitionTime: '2026-06-01T12:00:00Z',
+        },
+      ],
+    };
+    const failed = { reason: 'MigrationFailed' as const, message: 'it failed' };
+    for (const facts of [snapshot({}, {}, startMs, { acceleration: 'Observe' }), snapshot(observing, {})]) {
+      expect(resultOf(facts, 'Failed', failed)).toMatchObject({ accelerated: false, attempt: 'Plain' });
+      expect(resultOf(facts, 'Succeeded', migrated)).toMatchObject({ accelerated: false, attempt: 'Plain' });
+    }
+    expect(resultOf(snapshot({}, {}), 'Failed', failed)).toMatchObject({ attempt: 'FailedWhileArmed' });
+  });
+
   it('of an armed attempt that failed opens the breaker, and of one that was cancelled does not', () => {
     const failed = { reason: 'MigrationFailed' as const, message: 'm failed' };
     const view = results({ outcome: 'failed', reason: 'InternalError' });

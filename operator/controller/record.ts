@@ -71,13 +71,15 @@ export function resultOf(
   const go = coordination?.go === true || wasFramed;
   const told = endOf(source, target);
   const observed = told?.outcome === 'observed';
+  // Observe changes no byte: without a sidecar's word, GO says nothing of acceleration then.
+  const armed = go && (told !== undefined || wasFramed || !isObserving(snapshot));
   const accelerated =
-    !observed && (told === undefined ? go && phase === 'Succeeded' : told.outcome === 'accelerated');
+    !observed && (told === undefined ? armed && phase === 'Succeeded' : told.outcome === 'accelerated');
   const attempt = observed
     ? 'Observed'
     : accelerated && phase === 'Succeeded'
       ? 'Accelerated'
-      : go && phase === 'Failed'
+      : armed && phase === 'Failed'
         ? 'FailedWhileArmed'
         : 'Plain';
   const result: ResultStatus = { accelerated: accelerated && phase === 'Succeeded', attempt };
@@ -89,6 +91,16 @@ export function resultOf(
   }
   if (result.message !== undefined) result.message = result.message.slice(0, MAX_RESULT_MESSAGE_LENGTH);
   return result;
+}
+
+/** The policy may have changed since it was decided. */
+function isObserving(snapshot: Snapshot): boolean {
+  return (
+    effectiveAcceleration(snapshot) === 'Observe' ||
+    snapshot.migration.status.conditions?.some(
+      ({ type, reason }) => type === 'Accelerated' && reason === 'Observing',
+    ) === true
+  );
 }
 
 /**
@@ -151,6 +163,7 @@ function countersOf(told: Result): Partial<ResultStatus> {
     const savedBytes = Math.max(0, plain - estimate.linkBytes);
     counters.estimate = { ...estimate, savedBytes, savedPercent: percentOf(savedBytes, plain) };
   }
+  if (told.isPlainFaster === true) counters.isPlainFaster = true;
   if (told.downtimeMs !== undefined) counters.downtimeMs = told.downtimeMs;
   if (told.plainLinkBytes !== undefined) {
     counters.savedBytes = Math.max(0, told.plainLinkBytes - told.linkBytes);

@@ -41,6 +41,8 @@ export interface Migration {
   adopted: boolean;
   spec: NasAwareMigrationSpec;
   status: NasAwareMigrationStatus;
+  /** False when there is a status that this release cannot read: `status` is empty then, and says nothing of what was done already. */
+  isStatusReadable: boolean;
 }
 
 /** Undefined for an object of another schema version that cannot be read: nobody must act on a guess. */
@@ -60,6 +62,7 @@ export function readMigration(object: MigrationObject): Migration | undefined {
     adopted: metadata.labels?.[ADOPTED_LABEL] === 'true',
     spec: spec.data,
     status: status.success ? status.data : {},
+    isStatusReadable: status.success,
   };
 }
 
@@ -107,10 +110,14 @@ export interface Snapshot {
   sourcePod: PodFacts | undefined;
   targetPod: PodFacts | undefined;
   coordination: CoordinationView | undefined;
+  /** It is the success that clears earlier failures of its VM, of which some are still there. */
+  clearsFailures: boolean;
   /** A new leader has heard of no sidecar yet: until then one that is not connected may only be on its way back. */
   reconnectUntilMs: number;
   /** What QEMU wrote in the VM's last accelerated migration; undefined when there is none, or it is too old to tell. */
   lastQemuBytes: number | undefined;
+  /** The migration that showed plain ones to be faster between these two nodes; undefined when none did, or the target is not known yet. */
+  plainIsFasterAfter: string | undefined;
   /** Whether it holds a permit from before. */
   holdsPermit: boolean;
   /** Undefined when none is wanted. */

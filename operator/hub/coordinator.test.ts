@@ -40,16 +40,17 @@ const onChange = vi.fn();
 const recorded = new Set<string>();
 let coordinator: Coordinator;
 
+const options = {
+  onChange,
+  onStats: () => {},
+  isRecorded: (uid: string) => recorded.has(uid),
+  onProblem: () => {},
+};
+
 beforeEach(() => {
   onChange.mockReset();
   recorded.clear();
-  coordinator = new Coordinator({
-    epoch: 7,
-    onChange,
-    onStats: () => {},
-    isRecorded: (uid) => recorded.has(uid),
-    onProblem: () => {},
-  });
+  coordinator = new Coordinator({ ...options, epoch: 7 });
 });
 
 const says = (type: 'armed' | 'holding', role: Role) => ({ type, migrationUid, epoch: 7, role }) as const;
@@ -204,13 +205,50 @@ describe('coordinator', () => {
     coordinator.onSession(a);
     coordinator.onSession(b);
     coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
-    coordinator.onMessage(a, says('armed', 'source'));
-    coordinator.endTerm('NotLeader');
     coordinator.onMessage(b, says('armed', 'target'));
     coordinator.onMessage(a, says('holding', 'source'));
+    const other = '00000000-0000-4000-8000-000000000000';
+    const c = session('pod-c');
+    coordinator.onSession(c);
+    coordinator.coordinate({ ...order, migrationUid: other, sourcePodUid: 'pod-c' });
+    coordinator.onMessage(c, { ...says('armed', 'source'), migrationUid: other });
     coordinator.endTerm('OperatorStopping');
     expect(types(a)).toEqual(['arm', 'go']);
     expect(types(b)).toEqual(['arm']);
+    expect(types(c)).toEqual(['arm']);
+  });
+
+  it('gives no GO after its term, to a source that holds later or comes back holding', () => {
+    const [a, b] = [session('pod-a'), session('pod-b')];
+    coordinator.onSession(a);
+    coordinator.onSession(b);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.onMessage(a, says('armed', 'source'));
+    coordinator.onMessage(b, says('armed', 'target'));
+    coordinator.endTerm('NotLeader');
+    coordinator.onMessage(a, says('holding', 'source'));
+    expect(a.sent.at(-1)).toMatchObject({ type: 'disarm', reason: 'NotLeader', epoch: 7 });
+    expect(coordinator.view(migrationUid)).toMatchObject({ go: false, reason: 'NotLeader' });
+
+    const other = '00000000-0000-4000-8000-000000000000';
+    const phase = { migrationUid: other, epoch: 7, role: 'source', phase: 'holding' } as const;
+    coordinator = new Coordinator({ ...options, epoch: 7 });
+    coordinator.coordinate({ ...order, migrationUid: other, targetPodUid: 'pod-b' });
+    const target = { ...phase, role: 'target', phase: 'armed' } as const;
+    coordinator.onSession(session('pod-b', [target]));
+    coordinator.endTerm('NotLeader');
+    const back = session('pod-a', [phase]);
+    coordinator.onSession(back);
+    expect(types(back)).toEqual(['disarm']);
+  });
+
+  it('arms nobody after its term', () => {
+    const a = session('pod-a');
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.endTerm('NotLeader');
+    coordinator.onSession(a);
+    coordinator.coordinate({ ...order, migrationUid: '00000000-0000-4000-8000-000000000000' });
+    expect(types(a)).toEqual([]);
   });
 
   it('knows that no GO could come because the target was not connected', () => {

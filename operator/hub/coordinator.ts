@@ -81,6 +81,8 @@ export class Coordinator implements HubListener {
   readonly #byPod = new Map<string, Set<string>>();
   /** Results that came before the controller asked for their migration (after a restart), by pod. */
   readonly #early = new Map<string, Result[]>();
+  /** The hub serves for a moment after the term: orders of a leader that is none any longer are not given in it. */
+  #ended: Reason | undefined;
 
   constructor(options: CoordinatorOptions) {
     this.#options = options;
@@ -188,10 +190,11 @@ export class Coordinator implements HubListener {
   }
 
   /**
-   * This leader's term ends. Sides that are only armed wait for the next leader; a source that holds QEMU's connection for a GO that this
-   * one does not say is let go at once.
+   * This leader's term ends: nobody is armed and no GO is given from here on. Sides that are only armed wait for the next leader; a
+   * source that holds QEMU's connection, now or later, for a GO that this one does not say is let go at once.
    */
   endTerm(reason: 'NotLeader' | 'OperatorStopping'): void {
+    this.#ended = reason;
     for (const running of this.#running.values()) {
       if (running.state.source.phase === 'holding') this.#step(running, { type: 'giveUp', reason });
     }
@@ -307,6 +310,7 @@ export class Coordinator implements HubListener {
         known.phase === 'finished');
     if (running.state.go && known === undefined && running.results[role] === undefined)
       running.hasRestarted = true;
+    if (this.#ended !== undefined && !counts) return;
     this.#step(running, {
       type: 'connected',
       role,
@@ -318,7 +322,13 @@ export class Coordinator implements HubListener {
 
   #step(running: Running, event: CoordinationEvent): void {
     const before = running.state;
-    const { state, effects } = stepCoordination(before, event);
+    const { state, effects } =
+      this.#ended !== undefined && isNewHold(before, event)
+        ? stepCoordination(
+            { ...before, source: { phase: 'holding' } },
+            { type: 'giveUp', reason: this.#ended },
+          )
+        : stepCoordination(before, event);
     running.state = state;
     for (const { to, message } of effects) this.#send(running, to, message);
     if (!before.go && state.go && running.targetArmedAtMs !== undefined) {
@@ -339,6 +349,14 @@ function withPeer<T extends Exclude<SidecarMessage, Hello | Stats>>(running: Run
   // At that moment; a result may have come a long way, past another leader.
   if (message.type === 'raw' && running.state.target.phase === 'absent') running.isPeerMissing = true;
   return running.isPeerMissing ? { ...message, reason: 'PeerNotConnected' } : message;
+}
+
+/** The source holds QEMU's connection, and whether it is framed is not decided. */
+function isNewHold({ source, go, given }: Coordination, event: CoordinationEvent): boolean {
+  const holds =
+    (event.type === 'message' && event.message.type === 'holding' && event.message.role === 'source') ||
+    (event.type === 'connected' && event.phase === 'holding' && event.role === 'source');
+  return holds && !go && given === undefined && source.phase !== 'raw' && source.phase !== 'finished';
 }
 
 function roleOf(running: Running, podUid: string): Role | undefined {

@@ -1,5 +1,6 @@
 // The hub and the sidecar's real client over real TLS; only the API server is played.
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -11,7 +12,7 @@ import { HUB_PATH, MAX_MESSAGE_BYTES, SUBPROTOCOL } from '../../control/limits.t
 import type { HubMessage } from '../../control/messages.ts';
 import { createAuthority, issueCertificate } from '../certificates/x509.ts';
 import type { Authenticator } from './authenticator.ts';
-import { Hub, type HubListener, helloMismatch, type Session } from './hub.ts';
+import { Hub, type HubListener, type HubOptions, helloMismatch, type Session } from './hub.ts';
 
 const notBefore = new Date(Date.now() - 60_000);
 const notAfter = new Date(Date.now() + 3_600_000);
@@ -41,7 +42,11 @@ beforeEach(async () => {
   await writeFile(path.join(dir, 'token'), 'good\n');
   listener = { onSession: vi.fn(), onMessage: vi.fn(), onSessionEnded: vi.fn() };
   refused = [];
-  hub = await Hub.start({
+  hub = await start({ maxConnections: 3 });
+});
+
+function start(options: Partial<HubOptions>): Promise<Hub> {
+  return Hub.start({
     host: '127.0.0.1',
     port: 0,
     certificate,
@@ -51,10 +56,15 @@ beforeEach(async () => {
     epoch: 7,
     recorded: () => [],
     onRefused: (reason) => refused.push(reason),
-    maxConnections: 3,
     helloTimeoutMs: 1000,
+    ...options,
   });
-});
+}
+
+async function restart(options: Partial<HubOptions>): Promise<void> {
+  await hub.stop();
+  hub = await start(options);
+}
 
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.close()));
@@ -197,6 +207,110 @@ describe('hub', () => {
     await raw().closed;
     expect(refused).toEqual(['full']);
     for (const { socket } of three) socket.terminate();
+  });
+});
+
+describe('what has not shown a good token', () => {
+  function tcp() {
+    const socket = connect(hub.port, '127.0.0.1');
+    socket.on('error', () => {});
+    return { socket, closed: new Promise((resolve) => socket.on('close', resolve)) };
+  }
+
+  it('holds no more slots than there are for it', async () => {
+    await restart({ maxConnections: 1, maxUnfinished: 1 });
+    const two = [tcp(), tcp()];
+    await Promise.all(two.map(({ socket }) => new Promise((resolve) => socket.on('connect', resolve))));
+    await tcp().closed;
+    expect(refused).toEqual(['full']);
+    for (const { socket } of two) socket.destroy();
+  });
+
+  it('has not more connections of one address under way than are allowed, and those that are through do not count', async () => {
+    await restart({ addressBounds: { unfinished: 2 } });
+    const sidecar = raw();
+    await sidecar.open;
+    const two = [tcp(), tcp()];
+    await Promise.all(two.map(({ socket }) => new Promise((resolve) => socket.on('connect', resolve))));
+    await tcp().closed;
+    expect(refused).toEqual(['address']);
+    for (const { socket } of two) socket.destroy();
+    await vi.waitFor(async () => {
+      const another = raw();
+      await Promise.race([another.open, another.closed.then(() => Promise.reject(new Error('closed')))]);
+      another.socket.terminate();
+    });
+    expect(sidecar.socket.readyState).toBe(WebSocket.OPEN);
+    sidecar.socket.terminate();
+  });
+
+  it.each([
+    ['with tokens that are not good', () => raw('bad').closed],
+    [
+      'without a TLS handshake',
+      () => new Promise((resolve) => tcp().socket.on('close', resolve).end('GET / HTTP/1.1')),
+    ],
+  ])(
+    'is closed before its handshake after too many failures %s, and may try again later',
+    async (_what, fail) => {
+      await restart({ addressBounds: { failureBurst: 3, failuresPerSecond: 1 } });
+      for (let failed = 0; failed < 3; failed += 1) await fail();
+      // The hub may see the end of the last one a moment later.
+      await vi.waitFor(async () => {
+        await raw('bad').closed;
+        expect(refused.at(-1)).toBe('address');
+      });
+      await vi.waitFor(
+        async () => {
+          const later = raw();
+          await Promise.race([later.open, later.closed.then(() => Promise.reject(new Error('closed')))]);
+          later.socket.terminate();
+        },
+        { timeout: 5000 },
+      );
+    },
+  );
+
+  it('takes not all of the slots in which tokens are looked at', async () => {
+    let waiting = 0;
+    let answer: (refusal: { refused: string }) => void = () => {};
+    const answered = new Promise<{ refused: string }>((resolve) => {
+      answer = resolve;
+    });
+    const slow: Authenticator = {
+      authenticate: () => {
+        waiting += 1;
+        return answered;
+      },
+    };
+    await restart({ authenticator: slow, addressBounds: { authenticating: 2 } });
+    const two = [raw('junk'), raw('junk')];
+    await vi.waitFor(() => expect(waiting).toBe(2));
+    await raw('junk').closed;
+    expect([refused, waiting]).toEqual([['full'], 2]);
+    answer({ refused: 'junk' });
+    await Promise.all(two.map(({ closed }) => closed));
+  });
+});
+
+describe('one pod', () => {
+  it('has a few connections, of which the oldest give way, but not its session', async () => {
+    await restart({});
+    const sidecar = raw();
+    await sidecar.open;
+    sidecar.socket.send(JSON.stringify(exampleHello));
+    await vi.waitFor(() => expect(listener.onSession).toHaveBeenCalledOnce());
+    const more = [];
+    for (let opened = 0; opened < 4; opened += 1) {
+      const one = raw();
+      await one.open;
+      more.push(one);
+    }
+    await Promise.all(more.slice(0, 2).map(({ closed }) => closed));
+    expect(refused).toEqual(['replaced', 'replaced']);
+    expect([sidecar, ...more.slice(2)].map(({ socket }) => socket.readyState)).toEqual([1, 1, 1]);
+    expect(listener.onSessionEnded).not.toHaveBeenCalled();
+    for (const { socket } of [sidecar, ...more]) socket.terminate();
   });
 });
 

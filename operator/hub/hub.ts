@@ -3,7 +3,7 @@
 // decided by its listener. A malformed message closes that connection with a reason. See docs/control-protocol.md.
 import type { IncomingMessage } from 'node:http';
 import { createServer, type Server } from 'node:https';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { decodeSidecarMessage, encodeHubMessage } from '../../control/codec.ts';
@@ -16,6 +16,7 @@ import {
 } from '../../control/limits.ts';
 import type { Hello, HubMessage, SidecarMessage } from '../../control/messages.ts';
 import type { KeyAndCertificate } from '../certificates/x509.ts';
+import { type AddressBounds, AddressLimits } from './address-limits.ts';
 import type { Authenticator, PodIdentity } from './authenticator.ts';
 import { RateLimit } from './rate-limit.ts';
 
@@ -49,6 +50,10 @@ export interface HubOptions {
   recorded: (hello: Hello) => string[];
   onRefused?: (reason: HubRefusal, detail: string) => void;
   maxConnections?: number;
+  /** Connections beyond those, that are not through yet. */
+  maxUnfinished?: number;
+  /** Other than {@link ADDRESS_BOUNDS} in tests. */
+  addressBounds?: Partial<AddressBounds>;
   /** Shorter in tests. */
   helloTimeoutMs?: number;
 }
@@ -57,6 +62,7 @@ export interface HubOptions {
 export type HubRefusal =
   | 'path'
   | 'full'
+  | 'address'
   | 'token'
   | 'unavailable'
   | 'hello'
@@ -68,6 +74,17 @@ export type HubRefusal =
 const DEFAULT_MAX_CONNECTIONS = 10_000;
 /** Token reviews and TLS handshakes under way at a time: a thousand sidecars reconnecting must not flood the API server. */
 const MAX_AUTHENTICATING = 64;
+/** In the TLS handshake, or without a request yet: each is closed after ten seconds. */
+const DEFAULT_MAX_UNFINISHED = 4096;
+/** A thousand sidecars may come back at once from one address, one that has none may not take every slot. */
+const ADDRESS_BOUNDS: AddressBounds = {
+  unfinished: 1024,
+  authenticating: (MAX_AUTHENTICATING * 3) / 4,
+  failuresPerSecond: 5,
+  failureBurst: 100,
+};
+/** The one in use, one that died without a word, and one that comes in its place. */
+const MAX_CONNECTIONS_OF_POD = 3;
 /** Messages of one sidecar: one progress a second, stats and state; ten times that is a fault. */
 const MESSAGES_PER_SECOND = 20;
 const MESSAGE_BURST = 100;
@@ -89,11 +106,15 @@ export class Hub {
     handleProtocols: (offered) => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
   });
   readonly #sessions = new Map<string, HubSession>();
+  /** Connections of each pod, the oldest first. */
+  readonly #connections = new Map<string, Set<WebSocket>>();
+  readonly #addresses: AddressLimits;
   #authenticating = 0;
   #heartbeat: NodeJS.Timeout | undefined;
 
   private constructor(options: HubOptions) {
     this.#options = options;
+    this.#addresses = new AddressLimits({ ...ADDRESS_BOUNDS, ...options.addressBounds });
     this.#server = createServer({
       key: options.certificate.keyPem,
       cert: options.certificate.certificatePem,
@@ -102,6 +123,9 @@ export class Hub {
     });
     this.#server.headersTimeout = 10_000;
     this.#server.requestTimeout = 10_000;
+    this.#server.maxConnections = this.#maxConnections + (options.maxUnfinished ?? DEFAULT_MAX_UNFINISHED);
+    this.#server.on('drop', () => options.onRefused?.('full', 'before its handshake'));
+    this.#server.on('connection', (socket) => this.#onSocket(socket));
     this.#server.on('request', (_request, response) => {
       response.writeHead(404, { connection: 'close' }).end();
     });
@@ -159,15 +183,35 @@ export class Hub {
     await closed;
   }
 
+  get #maxConnections(): number {
+    return this.#options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+  }
+
+  /** Before its TLS handshake. */
+  #onSocket(socket: Socket): void {
+    const { remoteAddress: address = '', remotePort: port = 0 } = socket;
+    if (!this.#addresses.opened(address, port, performance.now())) {
+      this.#options.onRefused?.('address', `too many connections of ${address} came to nothing`);
+      socket.destroy();
+      return;
+    }
+    socket.on('close', () => this.#addresses.closed(address, port, performance.now()));
+  }
+
   async #onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
     socket.on('error', () => socket.destroy());
+    const { remoteAddress: address = '', remotePort: port = 0 } = request.socket;
     const refuse = (status: string, reason: HubRefusal, detail: string) => {
+      if (reason === 'full' || reason === 'unavailable') this.#addresses.through(address, port);
       this.#options.onRefused?.(reason, detail);
       socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
     };
     if (request.url !== HUB_PATH) return refuse('404 Not Found', 'path', 'wrong path');
-    const limit = this.#options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
-    if (this.#sockets.clients.size >= limit || this.#authenticating >= MAX_AUTHENTICATING) {
+    if (
+      this.#sockets.clients.size >= this.#maxConnections ||
+      this.#authenticating >= MAX_AUTHENTICATING ||
+      !this.#addresses.authenticates(address)
+    ) {
       return refuse('503 Service Unavailable', 'full', `${this.#sockets.clients.size} connections`);
     }
     const token = /^Bearer (\S+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '';
@@ -176,9 +220,10 @@ export class Hub {
       const answer = await this.#options.authenticator.authenticate(token);
       if ('refused' in answer) return refuse('401 Unauthorized', 'token', answer.refused);
       if (socket.destroyed) return;
-      this.#sockets.handleUpgrade(request, socket, head, (webSocket) =>
-        this.#onConnection(webSocket, answer.identity),
-      );
+      this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
+        this.#addresses.through(address, port);
+        this.#onConnection(webSocket, answer.identity);
+      });
     } catch (error) {
       refuse(
         '503 Service Unavailable',
@@ -187,10 +232,29 @@ export class Hub {
       );
     } finally {
       this.#authenticating -= 1;
+      this.#addresses.authenticated(address);
     }
   }
 
+  /** A pod has a few slots of the hub, whatever its token lets it ask for: the oldest connection that is not its session goes. */
+  #takeSlot(socket: WebSocket, { podUid, namespace, podName }: PodIdentity): void {
+    const own = this.#connections.get(podUid) ?? new Set();
+    this.#connections.set(podUid, own.add(socket));
+    socket.on('close', () => {
+      own.delete(socket);
+      if (own.size === 0) this.#connections.delete(podUid);
+    });
+    if (own.size <= MAX_CONNECTIONS_OF_POD) return;
+    const inUse = this.#sessions.get(podUid)?.socket;
+    const oldest = [...own].find((one) => one !== inUse);
+    // Until it is closed it would count again.
+    if (oldest !== undefined) own.delete(oldest);
+    this.#options.onRefused?.('replaced', `a connection of pod ${namespace}/${podName} by a later one`);
+    oldest?.terminate();
+  }
+
   #onConnection(socket: WebSocket, identity: PodIdentity): void {
+    this.#takeSlot(socket, identity);
     const rate = new RateLimit(MESSAGES_PER_SECOND, MESSAGE_BURST, performance.now());
     let session: HubSession | undefined;
     const close = (reason: HubRefusal, detail: string) => {
@@ -253,6 +317,7 @@ export class Hub {
   }
 
   #beat(): void {
+    this.#addresses.forget(performance.now());
     for (const session of this.#sessions.values()) {
       if (session.unansweredPings >= 3) {
         session.socket.terminate();

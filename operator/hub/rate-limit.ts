@@ -14,10 +14,15 @@ export class RateLimit {
 
   /** Takes one token if there is one. */
   allows(nowMs: number): boolean {
-    this.#tokens = Math.min(this.#burst, this.#tokens + ((nowMs - this.#atMs) / 1000) * this.#perSecond);
-    this.#atMs = nowMs;
-    if (this.#tokens < 1) return false;
+    if (!this.has(nowMs)) return false;
     this.#tokens -= 1;
     return true;
+  }
+
+  /** Whether there is a token. */
+  has(nowMs: number): boolean {
+    this.#tokens = Math.min(this.#burst, this.#tokens + ((nowMs - this.#atMs) / 1000) * this.#perSecond);
+    this.#atMs = nowMs;
+    return this.#tokens >= 1;
   }
 }

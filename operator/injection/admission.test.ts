@@ -8,6 +8,7 @@ const context: AdmissionContext = {
   kubevirtUser: 'system:serviceaccount:kubevirt:kubevirt-controller',
   policyFor: () => policy(),
   isStopped: () => false,
+  onInjected: () => {},
   notShared: () => undefined,
   settings: {
     image: 'example.org/sidecar:1',
@@ -80,6 +81,12 @@ describe('admission', () => {
     expect(JSON.stringify(patch)).toContain(`"value":"${512 * 2 ** 20}"`);
     expect(JSON.stringify(patch)).toContain('"name":"NASMIG_INDEX_BUILD","value":"full"');
     expect(JSON.stringify(patch)).toContain('"name":"NASMIG_INDEX_BYTES_PER_SECOND","value":"30000000"');
+  });
+
+  it('gives the index half of the sidecar’s memory where the policy’s and the operator’s do not fit together', () => {
+    const { answer } = admit(review(), { ...context, policyFor: () => policy({ index: { memory: '1Gi' } }) });
+    const patch = Buffer.from(answer.response.patch ?? '', 'base64').toString();
+    expect(patch).toContain(`"name":"NASMIG_INDEX_MEMORY_BYTES","value":"${128 * 2 ** 20}"`);
   });
 
   it('asks for the policy with the labels of pod and namespace', () => {

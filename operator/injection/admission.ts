@@ -4,6 +4,7 @@ import type { V1Pod } from '@kubernetes/client-node';
 import { z } from 'zod';
 import type { Policy } from '../controller/policies.ts';
 import { configurationOf } from '../hub/sidecar-configuration.ts';
+import { parseQuantity } from '../kubevirt/quantities.ts';
 import { type SidecarSettings, type Skip, sidecarPatch } from './sidecar-patch.ts';
 
 /** `admission.k8s.io/v1` AdmissionReview, as far as it is read. */
@@ -13,6 +14,7 @@ export const admissionReviewSchema = z.object({
   request: z.object({
     uid: z.string().max(128),
     operation: z.string(),
+    dryRun: z.boolean().optional(),
     namespace: z.string().optional(),
     resource: z.object({ group: z.string(), resource: z.string() }),
     userInfo: z.object({ username: z.string() }),
@@ -41,8 +43,10 @@ export interface AdmissionContext {
   kubevirtUser: string;
   /** The policy for a VM with these labels in this namespace. */
   policyFor: (namespace: string, labels: Readonly<Record<string, string>>) => Policy | undefined;
-  /** True after pods with our sidecar were refused in this namespace (quota, full nodes). */
-  isStopped: (namespace: string) => boolean;
+  /** True after pods with our sidecar were refused in this namespace (quota, limit range, full nodes, no image); told of every pod before. */
+  isStopped: (namespace: string, pod: V1Pod) => boolean;
+  /** This pod gets a sidecar. */
+  onInjected: (pod: V1Pod) => void;
   /** Why a disk on this claim cannot be read by both nodes; undefined when it can, or when that is not known. Answers at once. */
   notShared: (namespace: string, claim: string) => string | undefined;
   settings: SidecarSettings;
@@ -74,22 +78,35 @@ function admitPod(review: AdmissionReview, context: AdmissionContext): Admission
   const policy = context.policyFor(namespace, pod.metadata?.labels ?? {});
   if (policy === undefined) return unchanged('NoPolicy');
   if (policy.spec.injection !== 'Enabled') return unchanged('InjectionDisabled');
-  if (context.isStopped(namespace)) return unchanged('InjectionStopped');
+  if (context.isStopped(namespace, pod)) return unchanged('InjectionStopped');
   const { sidecar, index } = policy.spec;
   const isShared = (claim: string) => context.notShared(namespace, claim) === undefined;
   const settings = {
     ...context.settings,
     cpu: sidecar?.cpu ?? context.settings.cpu,
     memory: sidecar?.memory ?? context.settings.memory,
-    indexMemory: index?.memory ?? context.settings.indexMemory,
+    indexMemory: indexWithin(
+      sidecar?.memory ?? context.settings.memory,
+      index?.memory ?? context.settings.indexMemory,
+    ),
     ...(index === undefined ? {} : configured(policy)),
   };
   const result = sidecarPatch(pod, settings, isShared);
   if ('skip' in result) return unchanged(result.skip);
+  if (request.dryRun !== true) context.onInjected(pod);
   const answer = answerTo(request.uid);
   answer.response.patchType = 'JSONPatch';
   answer.response.patch = Buffer.from(JSON.stringify(result.patch)).toString('base64');
   return { answer, decision: 'Injected' };
+}
+
+/**
+ * The CRD sees only what one policy says: with the operator's default for the other of the two, the index may be as large as the sidecar,
+ * which would be killed for it. It gets half then.
+ */
+function indexWithin(memory: string, indexMemory: string): string {
+  const bytes = parseQuantity(memory) ?? 0;
+  return (parseQuantity(indexMemory) ?? 0) < bytes ? indexMemory : String(Math.floor(bytes / 2));
 }
 
 /** The same that the hub says later: for the time before the sidecar reaches it. */

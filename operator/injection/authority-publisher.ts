@@ -1,5 +1,6 @@
-// Keeps the CA ConfigMap in every namespace that has a VM under a policy that injects: soon after the VM is seen, and again when
-// the CA changes. Pods mount it as optional, so it may also come after them.
+// Keeps the CA ConfigMap in every namespace that has a VM under a policy that injects: soon after the VM is seen, again when the
+// CA changes, and from time to time, for somebody may have changed or deleted it. Pods mount it as optional, so it may also
+// come after them.
 import type { Logger } from 'pino';
 import type { Caches } from '../controller/caches.ts';
 import { readPolicy, selectPolicy } from '../controller/policies.ts';
@@ -53,6 +54,12 @@ export class AuthorityPublisher {
       const namespace = vmi.metadata?.namespace ?? '';
       if (this.#published.get(namespace) !== this.#options.bundlePem()) this.#queue.add(namespace);
     }
+  }
+
+  /** Every namespace with a VM, whatever was published there before. */
+  verifyAll(): void {
+    this.#published.clear();
+    this.publishAll();
   }
 
   async stop(): Promise<void> {

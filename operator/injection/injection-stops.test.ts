@@ -1,7 +1,7 @@
 import type { V1Pod } from '@kubernetes/client-node';
 import { describe, expect, it } from 'vitest';
 import type { KubevirtObject } from '../controller/caches.ts';
-import { InjectionStops, STOP_MS, UNSCHEDULABLE_GRACE_MS } from './injection-stops.ts';
+import { InjectionStops, STOP_MS, UNSCHEDULABLE_GRACE_MS, UNSEEN_GRACE_MS } from './injection-stops.ts';
 
 function stops(isInjected = true) {
   const clock = { now: 0 };
@@ -66,6 +66,50 @@ describe('injection stops', () => {
     expect(told).toEqual(['shop']);
   });
 
+  it.each([
+    'pods "virt-launcher-db" is forbidden: failed quota: compute: must specify limits.cpu for: nas-aware-migration',
+    'pods "virt-launcher-db" is forbidden: maximum cpu usage per Container is 50m, but limit is 100m',
+    'pods "virt-launcher-db" is forbidden: [minimum memory usage per Container is 1Gi, but request is 256Mi, and others]',
+    'pods "virt-launcher-db" is forbidden: maximum memory usage per Pod is 2Gi, but limit is 2415919104',
+    'pods "virt-launcher-db" is forbidden: cpu max limit to request ratio per Container is 2, but provided ratio is 20.000000',
+  ])('after a quota or a limit range refused the pod of a VM: %s', (message) => {
+    const { all } = stops();
+    all.onVmi(vmi(message));
+    expect(all.isStopped('shop')).toBe(true);
+  });
+
+  it('when a pod that got our sidecar does not come, and is asked for again after a while', () => {
+    const { all, clock, told } = stops();
+    const asked = pod(undefined, false);
+    all.onAsked('shop', asked);
+    all.onInjected(asked);
+    clock.now = UNSEEN_GRACE_MS - 1;
+    all.onAsked('shop', asked);
+    all.onInjected(asked);
+    expect(all.isStopped('shop')).toBe(false);
+    clock.now = UNSEEN_GRACE_MS;
+    all.onAsked('shop', asked);
+    expect(all.stopped()).toMatchObject([{ namespace: 'shop', why: expect.stringContaining('VM db') }]);
+    expect(told).toEqual(['shop']);
+  });
+
+  it('not when it came, and another is asked for: for the next migration of the same VM', () => {
+    const { all, clock } = stops();
+    const asked = pod(undefined, false);
+    const next = structuredClone(asked);
+    Object.assign(next.metadata?.labels ?? {}, { 'kubevirt.io/migrationJobUID': 'm-1' });
+    all.onInjected(asked);
+    all.onPod(pod(undefined));
+    clock.now = UNSEEN_GRACE_MS;
+    all.onAsked('shop', asked);
+    all.onAsked('shop', next);
+    all.onInjected(next);
+    all.onPod(next);
+    clock.now += UNSEEN_GRACE_MS;
+    all.onAsked('shop', next);
+    expect(all.isStopped('shop')).toBe(false);
+  });
+
   it('after a quota refused the target pod of a migration', () => {
     const { all } = stops();
     const vmim = {
@@ -104,6 +148,41 @@ describe('injection stops', () => {
     clock.now += STOP_MS - 1;
     expect(all.isStopped('shop')).toBe(true);
     clock.now += 1;
+    expect(all.isStopped('shop')).toBe(false);
+  });
+
+  const unpulled = (reason: string, container = 'nas-aware-migration') => {
+    const waiting = pod(undefined);
+    const state = { waiting: { reason, message: 'Back-off pulling image "nasmig:1"' } };
+    const status = { name: container, image: '', imageID: '', ready: false, restartCount: 0, state };
+    return { ...waiting, status: { ...waiting.status, initContainerStatuses: [status] } };
+  };
+
+  it('when the image of our sidecar cannot be pulled for a while', () => {
+    const { all, clock, told } = stops();
+    all.onPod(unpulled('ErrImagePull'));
+    clock.now = UNSCHEDULABLE_GRACE_MS - 1;
+    all.onPod(unpulled('ImagePullBackOff'));
+    expect(all.isStopped('shop')).toBe(false);
+    clock.now = UNSCHEDULABLE_GRACE_MS;
+    expect(all.stopped()).toEqual([
+      {
+        namespace: 'shop',
+        why: 'the image of the sidecar cannot be pulled (ImagePullBackOff: Back-off pulling image "nasmig:1")',
+      },
+    ]);
+    expect(told).toEqual(['shop']);
+  });
+
+  it('not when it was pulled in the end, nor for the image of another container', () => {
+    const { all, clock } = stops();
+    all.onPod(unpulled('ErrImagePull'));
+    all.onPod(unpulled('PodInitializing'));
+    all.onPod({
+      ...unpulled('ImagePullBackOff', 'virt-launcher-init'),
+      metadata: pod(undefined).metadata ?? {},
+    });
+    clock.now = UNSCHEDULABLE_GRACE_MS;
     expect(all.isStopped('shop')).toBe(false);
   });
 

@@ -1,15 +1,29 @@
-// Where injection is stopped: a namespace in which a pod was refused for lack of room (a quota, full nodes) while its pods get
-// our sidecar. A VM must start and move without us rather than not at all; KubeVirt tries again, and the next pod comes
-// without a sidecar. Told from objects that every replica watches; it lasts for a while after the refusal was last seen.
+// Where injection is stopped: a namespace in which a pod was refused (a quota, a limit range, full nodes, an image of ours that cannot be
+// pulled) while its pods get our sidecar. A VM must start and move without us rather than not at all; KubeVirt tries again, and the next pod comes without a
+// sidecar. Told from objects that every replica watches, and from pods that are asked for again and again; it lasts for a while
+// after the refusal was last seen.
 import type { V1Pod } from '@kubernetes/client-node';
 import type { Caches, KubevirtObject } from '../controller/caches.ts';
-import { controllingVmi, hasSidecar, isOver } from '../kubevirt/launcher-pod.ts';
-import { readVmi, readVmim } from '../kubevirt/objects.ts';
+import { controllingVmi, hasSidecar, isOver, SIDECAR_CONTAINER } from '../kubevirt/launcher-pod.ts';
+import { launcherLabels, readVmi, readVmim } from '../kubevirt/objects.ts';
 
 /** After it no pod was refused any more: the next may have a sidecar again. */
 export const STOP_MS = 30 * 60_000;
-/** A pod may wait this long for a node (an autoscaler adds one, others leave) before it is taken for refused. */
+/**
+ * A pod may wait this long for a node (an autoscaler adds one, others leave), or for our image (a registry that is away for a moment), before
+ * it is taken for refused.
+ */
 export const UNSCHEDULABLE_GRACE_MS = 30_000;
+/** A pod that got our sidecar and is asked for again after it, without having come, is taken for refused. */
+export const UNSEEN_GRACE_MS = 10_000;
+/** VMs and migrations whose pods were asked for and are not there: some, for a moment, unless something is wrong. */
+const MAX_ASKED = 10_000;
+/**
+ * The words of the API server's admission plugins ResourceQuota (too much, or a container without the request or limit that is counted)
+ * and LimitRanger.
+ */
+const REFUSAL =
+  /exceeded quota|failed quota|(maximum|minimum) \S+ usage per (Container|Pod) is|max limit to request ratio per (Container|Pod) is/i;
 
 export interface InjectionStop {
   namespace: string;
@@ -21,8 +35,10 @@ export class InjectionStops {
   readonly #isInjected: (namespace: string, labels: Readonly<Record<string, string>>) => boolean;
   readonly #onStop: (stop: InjectionStop) => void;
   readonly #stops = new Map<string, { untilMs: number; why: string }>();
-  /** Pods with our sidecar that found no node, by their key. */
+  /** Pods with our sidecar that found no node, or not our image, by their key. */
   readonly #waiting = new Map<string, { namespace: string; sinceMs: number; why: string }>();
+  /** When a pod with our sidecar was first asked for that is not there yet, by what it is for. */
+  readonly #asked = new Map<string, number>();
   #unsubscribe: (() => void)[] = [];
 
   constructor(options: {
@@ -60,6 +76,24 @@ export class InjectionStops {
     return this.#stops.has(namespace);
   }
 
+  /**
+   * A pod is asked for. KubeVirt tells why the last one for the same VM or migration was refused only in events, and other admission
+   * plugins have words of their own: that it did not come is enough.
+   */
+  onAsked(namespace: string, pod: V1Pod): void {
+    const askedMs = this.#asked.get(purposeOf(pod));
+    if (askedMs === undefined || this.#now() - askedMs < UNSEEN_GRACE_MS) return;
+    const vm = controllingVmi(pod)?.name ?? '';
+    const why = `pods of the VM ${vm} were refused again and again; its events say by what`;
+    this.#stopNow(namespace, why);
+  }
+
+  /** It got our sidecar. */
+  onInjected(pod: V1Pod): void {
+    const purpose = purposeOf(pod);
+    if (!this.#asked.has(purpose) && this.#asked.size < MAX_ASKED) this.#asked.set(purpose, this.#now());
+  }
+
   /** All namespaces, sorted. */
   stopped(): InjectionStop[] {
     this.#settle();
@@ -69,8 +103,9 @@ export class InjectionStops {
   }
 
   onPod(pod: V1Pod): void {
+    this.#asked.delete(purposeOf(pod));
     const key = podKey(pod);
-    const why = isOver(pod) || !hasSidecar(pod) ? undefined : unschedulable(pod);
+    const why = isOver(pod) || !hasSidecar(pod) ? undefined : (unschedulable(pod) ?? withoutImage(pod));
     if (why === undefined || controllingVmi(pod) === undefined) {
       // One that waited long enough counts, also when it is scheduled just now.
       this.#settle();
@@ -86,10 +121,10 @@ export class InjectionStops {
     const vmi = readVmi(object);
     const refused = vmi?.status.conditions.find(
       ({ type, status, message = '' }) =>
-        type === 'Synchronized' && status === 'False' && /exceeded quota/i.test(message),
+        type === 'Synchronized' && status === 'False' && REFUSAL.test(message),
     );
     if (vmi === undefined || refused === undefined) return;
-    this.#refused(vmi.metadata.namespace, vmi.metadata.labels ?? {}, refused.message ?? 'exceeded quota');
+    this.#refused(vmi.metadata.namespace, vmi.metadata.labels ?? {}, refused.message ?? '');
   }
 
   /** The same for the target pod of a migration. */
@@ -115,6 +150,7 @@ export class InjectionStops {
   #settle(): void {
     const nowMs = this.#now();
     for (const [namespace, { untilMs }] of this.#stops) if (untilMs <= nowMs) this.#stops.delete(namespace);
+    for (const [purpose, askedMs] of this.#asked) if (nowMs - askedMs >= STOP_MS) this.#asked.delete(purpose);
     for (const { namespace, sinceMs, why } of this.#waiting.values())
       if (nowMs - sinceMs >= UNSCHEDULABLE_GRACE_MS) this.#stopNow(namespace, why);
   }
@@ -127,6 +163,19 @@ function unschedulable(pod: V1Pod): string | undefined {
   );
   const message = condition?.message ?? '';
   return /Insufficient (cpu|memory)/.test(message) ? message : undefined;
+}
+
+/** Kubelet's words when it cannot pull the image of our sidecar: it tries again, and says one and the other in turn. */
+function withoutImage(pod: V1Pod): string | undefined {
+  const status = pod.status?.initContainerStatuses?.find(({ name }) => name === SIDECAR_CONTAINER);
+  const { reason = '', message = '' } = status?.state?.waiting ?? {};
+  if (!/^(ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull)$/.test(reason)) return undefined;
+  return `the image of the sidecar cannot be pulled (${reason}${message === '' ? '' : `: ${message}`})`;
+}
+
+/** The migration it is the target of, or the VM it is the first pod of. */
+function purposeOf(pod: V1Pod): string {
+  return pod.metadata?.labels?.[launcherLabels.migrationJobUid] ?? controllingVmi(pod)?.uid ?? '';
 }
 
 function podKey({ metadata }: V1Pod): string {

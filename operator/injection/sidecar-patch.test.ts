@@ -1,4 +1,4 @@
-import type { V1Pod } from '@kubernetes/client-node';
+import type { V1Container, V1Pod } from '@kubernetes/client-node';
 import { describe, expect, it } from 'vitest';
 import { diskVolumesOf, isGuaranteed, type SidecarSettings, sidecarPatch } from './sidecar-patch.ts';
 
@@ -176,5 +176,24 @@ describe('sidecar patch', () => {
     expect(injected(launcher())[1]?.value).toMatchObject({
       resources: { requests: { cpu: '100m', memory: '256Mi' }, limits: { memory: '256Mi' } },
     });
+  });
+
+  it.each([
+    ['none', undefined, undefined],
+    ["compute's", '500m', '500m'],
+    ['no more than it has a use for', '16', '2'],
+    ['its request, where that is more', '50m', '100m'],
+  ])('has a limit of CPU as compute has one: %s', (_what, limit, expected) => {
+    const burstable = launcher((pod) => {
+      const compute = pod.spec?.containers[0];
+      if (compute?.resources !== undefined)
+        compute.resources.limits = limit === undefined ? {} : { cpu: limit };
+    });
+    const sidecar = injected(burstable)[1]?.value as V1Container;
+    expect(sidecar.resources).toEqual({
+      requests: { cpu: '100m', memory: '256Mi' },
+      limits: { ...(expected === undefined ? {} : { cpu: expected }), memory: '256Mi' },
+    });
+    expect(isGuaranteed(burstable)).toBe(false);
   });
 });

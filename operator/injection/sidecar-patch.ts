@@ -1,7 +1,7 @@
 // The JSON patch that adds the sidecar to a virt-launcher pod: one native sidecar (an init container with restartPolicy Always)
 // before nothing else changes; the pod's own `public` volume whole and its disk volumes read-only, a projected token for our
 // audience, the operator's CA. Idempotent: a pod that has it is left alone. Pure. The reasons for every field are in
-// docs/adr/0005 and in the issue's facts on KubeVirt (107:107, no probes, no sub-path, no integer CPU).
+// docs/adr/0005 and in what KubeVirt asks of a pod's containers (107:107, no probes, no sub-path, no integer CPU).
 import type { V1Container, V1Pod, V1Volume } from '@kubernetes/client-node';
 import { TOKEN_AUDIENCE } from '../../control/limits.ts';
 import type { IndexBuild } from '../../control/messages.ts';
@@ -19,6 +19,8 @@ const RUN_PATH = '/var/run/kubevirt';
 const QEMU_UID = 107;
 /** kubelet renews a projected token at 80 % of this. */
 const TOKEN_SECONDS = 3600;
+/** The most that a sidecar is given as its limit: its main thread and its threads for NAS reads have no use for more. */
+const MOST_CPU = '2';
 
 export interface SidecarSettings {
   image: string;
@@ -176,12 +178,29 @@ function credentialsVolume(settings: SidecarSettings): V1Volume {
   };
 }
 
-/** Requests equal limits where the pod is Guaranteed, and then never whole CPUs: one would be taken for itself alone. */
+/**
+ * Requests equal limits where the pod is Guaranteed, and then never whole CPUs: one would be taken for itself alone. Otherwise there
+ * is a limit of CPU where compute has one: a ResourceQuota on limits.cpu refuses a pod of which any container has none.
+ */
 function resourcesFor(pod: V1Pod, { cpu, memory }: SidecarSettings): V1Container['resources'] & object {
-  if (!isGuaranteed(pod)) return { requests: { cpu, memory }, limits: { memory } };
   const cores = parseQuantity(cpu) ?? 0;
+  if (!isGuaranteed(pod)) {
+    const limit = cpuLimit(pod);
+    if (limit === undefined) return { requests: { cpu, memory }, limits: { memory } };
+    const most = cores > (parseQuantity(limit) ?? 0) ? cpu : limit;
+    return { requests: { cpu, memory }, limits: { cpu: most, memory } };
+  }
   const fraction = Number.isInteger(cores) ? `${Math.round(cores * 1000) - 1}m` : cpu;
   return { requests: { cpu: fraction, memory }, limits: { cpu: fraction, memory } };
+}
+
+/** Not above compute's own, which a LimitRange of the namespace allows. */
+function cpuLimit(pod: V1Pod): string | undefined {
+  const compute = pod.spec?.containers.find(({ name }) => name === 'compute');
+  const limit = compute?.resources?.limits?.['cpu'];
+  const cores = parseQuantity(limit);
+  if (limit === undefined || cores === undefined || cores === 0) return undefined;
+  return cores < Number(MOST_CPU) ? limit : MOST_CPU;
 }
 
 /** The QoS class the pod would have without us (every container: limits for CPU and memory, requests equal or absent). */

@@ -150,6 +150,15 @@ describe('informer', () => {
     expect(watchedFrom().slice(0, 2)).toEqual(['10', '10']);
   });
 
+  it('does not watch again at once when watches end at once, and goes on all the same', async () => {
+    await start([list(10, [object('a', 1)]), watch([])]);
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    expect(watchedFrom().length).toBeLessThan(10);
+    server.answers = [watch([event('ADDED', 'b', 11)], false)];
+    await eventually(() => expect(names()).toEqual(['a', 'b']));
+    expect(problems).toEqual([]);
+  });
+
   it('does not ask faster and faster of an API server that only refuses', async () => {
     server.answers = [refusal(500, 'InternalError')];
     informer = new Informer(api, resources.pods);

@@ -36,6 +36,8 @@ const WATCH_GRACE_MS = 30_000;
 /** Two bookmarks that did not come. A connection that died without a word would else be waited for until its deadline. */
 const SILENCE_MS = 150_000;
 const MIN_BACKOFF_MS = 200;
+/** A watch that is ended sooner did no good: proxies and API servers in trouble answer 200 and close. */
+const USEFUL_WATCH_MS = 1000;
 const MAX_BACKOFF_MS = 15_000;
 
 export class Informer<T extends KubernetesObject> {
@@ -106,8 +108,12 @@ export class Informer<T extends KubernetesObject> {
     while (!signal.aborted) {
       try {
         if (this.#resourceVersion === '') await this.#list();
+        const startedMs = performance.now();
         await this.#watch();
-        backoffMs = 0;
+        if (performance.now() - startedMs >= USEFUL_WATCH_MS) {
+          backoffMs = 0;
+          continue;
+        }
       } catch (error) {
         if (signal.aborted) return;
         if (isGone(error)) {
@@ -115,9 +121,9 @@ export class Informer<T extends KubernetesObject> {
         } else {
           this.#options.onProblem?.(error instanceof Error ? error.message : String(error));
         }
-        backoffMs = Math.min(MAX_BACKOFF_MS, Math.max(MIN_BACKOFF_MS, backoffMs * 2));
-        await pause(backoffMs / 2 + (Math.random() * backoffMs) / 2, signal);
       }
+      backoffMs = Math.min(MAX_BACKOFF_MS, Math.max(MIN_BACKOFF_MS, backoffMs * 2));
+      await pause(backoffMs / 2 + (Math.random() * backoffMs) / 2, signal);
     }
   }
 

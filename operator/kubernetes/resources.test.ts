@@ -22,6 +22,10 @@ describe('paths', () => {
     expect(resourceOfPath(path)).toBe(resource.plural);
   });
 
+  it('hold a name, where one is asked for: without it they would be about all objects', () => {
+    expect(() => pathOf(resources.pods, 'shop', '')).toThrow('a request for one of pods without its name');
+  });
+
   it('hold no name that could lead elsewhere', () => {
     expect(pathOf(resources.pods, 'a/b', '../x')).toBe('/api/v1/namespaces/a%2Fb/pods/..%2Fx');
   });

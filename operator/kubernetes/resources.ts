@@ -82,12 +82,16 @@ export function apiVersionOf({ group, version }: Resource): string {
   return group === '' ? version : `${group}/${version}`;
 }
 
-/** The path of a collection, or of one object, or of one object's subresource. */
+/**
+ * The path of a collection, or of one object, or of one object's subresource. Throws TypeError for an empty name: that would be the path
+ * of the collection, and a DELETE of it deletes every object.
+ */
 export function pathOf(target: Resource, namespace?: string, name?: string, subresource?: string): string {
   const { group, version, plural, namespaced } = target;
   const parts = group === '' ? ['api', version] : ['apis', group, version];
   if (namespaced && namespace !== undefined) parts.push('namespaces', namespace);
   parts.push(plural);
+  if (name === '') throw new TypeError(`a request for one of ${plural} without its name`);
   if (name !== undefined) parts.push(name);
   if (subresource !== undefined) parts.push(subresource);
   return `/${parts.map(encodeURIComponent).join('/')}`;

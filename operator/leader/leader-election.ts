@@ -61,7 +61,8 @@ export class LeaderElection {
     const { signal } = this.#stopping;
     const retryMs = this.#options.retryMs ?? RETRY_MS;
     while (!signal.aborted) {
-      const epoch = await this.#try(() => this.#acquire());
+      const startedMs = performance.now();
+      const epoch = await this.#try(() => this.#acquire(), this.#deadlineMs);
       if (epoch === undefined) {
         await pause(retryMs * (0.8 + Math.random() * 0.4), signal);
         continue;
@@ -75,25 +76,31 @@ export class LeaderElection {
           term.abort();
         },
       );
-      await this.#keep(epoch, AbortSignal.any([signal, term.signal]));
+      await this.#keep(epoch, startedMs, AbortSignal.any([signal, term.signal]));
       term.abort();
       await ended;
-      await this.#try(() => this.#release());
+      await this.#try(() => this.#release(), this.#deadlineMs);
     }
   }
 
-  /** Renews until the signal is aborted or no renewal succeeded for the deadline. */
-  async #keep(epoch: number, signal: AbortSignal): Promise<void> {
+  get #deadlineMs(): number {
+    return this.#options.renewDeadlineMs ?? RENEW_DEADLINE_MS;
+  }
+
+  /**
+   * Renews until the signal is aborted or the deadline has passed since the last renewal that succeeded was begun: others count from
+   * when they saw it, which is later. A renewal that gets no answer is not waited for beyond the deadline.
+   */
+  async #keep(epoch: number, acquiredMs: number, signal: AbortSignal): Promise<void> {
     const retryMs = this.#options.retryMs ?? RETRY_MS;
-    const deadlineMs = this.#options.renewDeadlineMs ?? RENEW_DEADLINE_MS;
-    let renewedAtMs = performance.now();
+    let deadlineMs = acquiredMs + this.#deadlineMs;
     while (!signal.aborted) {
       await pause(retryMs, signal);
-      if (signal.aborted) return;
-      const isStillOurs = await this.#try(() => this.#renew(epoch));
-      if (isStillOurs === true) renewedAtMs = performance.now();
+      const startedMs = performance.now();
+      if (signal.aborted || startedMs >= deadlineMs) return;
+      const isStillOurs = await this.#try(() => this.#renew(epoch), deadlineMs - startedMs);
       if (isStillOurs === false) return;
-      if (performance.now() - renewedAtMs > deadlineMs) return;
+      if (isStillOurs === true) deadlineMs = startedMs + this.#deadlineMs;
     }
   }
 
@@ -175,15 +182,24 @@ export class LeaderElection {
     };
   }
 
-  /** Undefined on any failure: the next round tries again. */
-  async #try<T>(attempt: () => Promise<T>): Promise<T | undefined> {
+  /** Undefined on any failure, and when there is no answer in time: the next round tries again. */
+  async #try<T>(attempt: () => Promise<T>, withinMs: number): Promise<T | undefined> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(
+        () => reject(new Error(`no answer about the Lease within ${Math.round(withinMs)} ms`)),
+        withinMs,
+      );
+    });
     try {
-      return await attempt();
+      return await Promise.race([attempt(), late]);
     } catch (error) {
       if (!isConflict(error) && !isAlreadyExists(error)) {
         this.#options.onProblem?.(error instanceof Error ? error.message : String(error));
       }
       return undefined;
+    } finally {
+      clearTimeout(timer);
     }
   }
 }

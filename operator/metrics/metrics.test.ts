@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { exampleHello, exampleProgress } from '../../control/example-messages.ts';
-import { OperatorMetrics } from './metrics.ts';
+import { countActive, OperatorMetrics } from './metrics.ts';
 import { metricsPage } from './metrics-page.ts';
 
 describe('metrics', () => {
@@ -55,5 +55,27 @@ describe('metrics', () => {
     expect(text).toContain('nasmig_saved_bytes_total 100');
     expect(text).toContain('nasmig_pages_total{kind="reference"} 5');
     expect(text).toContain('nasmig_migration_downtime_seconds_bucket{le="0.2",attempt="Accelerated"} 1');
+  });
+
+  it('count what is not finished by phase, from nothing on', async () => {
+    const metrics = new OperatorMetrics();
+    const active = () => metrics.registry.getSingleMetricAsString('nasmig_active_migrations');
+    expect(await active()).toContain('nasmig_active_migrations{phase="Migrating"} 0');
+    const phases = [
+      undefined,
+      'Pending',
+      'Preparing',
+      'Migrating',
+      'Migrating',
+      'Succeeded',
+      'Failed',
+      'Cancelled',
+    ];
+    metrics.sources = { ...metrics.sources, activeMigrations: () => countActive(phases) };
+    expect((await active()).split('\n').slice(2)).toEqual([
+      'nasmig_active_migrations{phase="Pending"} 2',
+      'nasmig_active_migrations{phase="Preparing"} 1',
+      'nasmig_active_migrations{phase="Migrating"} 2',
+    ]);
   });
 });

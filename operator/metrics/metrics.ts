@@ -22,15 +22,20 @@ const PAGE_KINDS = [
 ] as const satisfies (keyof PageCounts)[];
 
 const HUB_REFUSALS: readonly HubRefusal[] = [
-  ...(['path', 'full', 'token', 'unavailable', 'hello'] as const),
+  ...(['path', 'full', 'address', 'token', 'unavailable', 'hello'] as const),
   ...(['message', 'rate', 'timeout', 'replaced'] as const),
 ];
+
+/** The phases of a migration that is not finished. */
+export type ActivePhase = 'Pending' | 'Preparing' | 'Migrating';
 
 export interface GaugeSources {
   hubConnections: () => number;
   isLeader: () => boolean;
   queueDepth: () => number;
-  activeMigrations: () => number;
+  /** NasAwareMigrations that are not finished, by phase; a replica that does not lead counts none. */
+  activeMigrations: () => Readonly<Record<ActivePhase, number>>;
+  coordinatedMigrations: () => number;
   certificateExpirySeconds: () => number;
   permitsHeld: () => number;
   permitsWaiting: () => number;
@@ -140,7 +145,8 @@ export class OperatorMetrics {
     hubConnections: () => 0,
     isLeader: () => false,
     queueDepth: () => 0,
-    activeMigrations: () => 0,
+    activeMigrations: () => countActive([]),
+    coordinatedMigrations: () => 0,
     certificateExpirySeconds: () => 0,
     permitsHeld: () => 0,
     permitsWaiting: () => 0,
@@ -184,8 +190,9 @@ export class OperatorMetrics {
     this.#gauge('nasmig_reconcile_queue_depth', 'Objects that wait for work on them.', () =>
       this.sources.queueDepth(),
     );
-    this.#gauge('nasmig_active_migrations', 'Migrations whose sidecars are coordinated.', () =>
-      this.sources.activeMigrations(),
+    this.#activeGauge();
+    this.#gauge('nasmig_coordinated_migrations', 'Migrations whose sidecars are coordinated.', () =>
+      this.sources.coordinatedMigrations(),
     );
     this.#gauge(
       'nasmig_certificate_expiry_timestamp_seconds',
@@ -211,7 +218,7 @@ export class OperatorMetrics {
     );
     this.#gauge(
       'nasmig_injection_stopped_namespaces',
-      'Namespaces without injection because a quota or full nodes refused a pod with a sidecar.',
+      'Namespaces without injection because a quota, a limit range, full nodes or an image that cannot be pulled stopped a pod with a sidecar.',
       () => this.sources.injectionStoppedNamespaces(),
     );
     this.#nodeGauge('nasmig_sidecars', 'Connected sidecars.', ({ sidecars }) => sidecars);
@@ -282,6 +289,19 @@ export class OperatorMetrics {
     }
     for (const kind of PAGE_KINDS) this.pages.inc({ kind }, 0);
     for (const reason of HUB_REFUSALS) this.hubRefusals.inc({ reason }, 0);
+  }
+
+  #activeGauge(): void {
+    const active = () => this.sources.activeMigrations();
+    new Gauge({
+      name: 'nasmig_active_migrations',
+      help: 'NasAwareMigrations that are not finished, plain ones included, by phase. Told by the leader.',
+      labelNames: ['phase'],
+      registers: this.#registers,
+      collect() {
+        for (const [phase, count] of Object.entries(active())) this.set({ phase }, count);
+      },
+    });
   }
 
   #pagesGauge(): void {
@@ -355,4 +375,14 @@ export class OperatorMetrics {
     if (result.durationMs !== undefined) this.duration.observe({ attempt }, result.durationMs / 1000);
     if (result.downtimeMs !== undefined) this.downtime.observe({ attempt }, result.downtimeMs / 1000);
   }
+}
+
+/** How many are in each phase that is not an end; one that no controller has seen yet is Pending. */
+export function countActive(phases: Iterable<string | undefined>): Record<ActivePhase, number> {
+  const counts = { Pending: 0, Preparing: 0, Migrating: 0 };
+  for (const phase of phases) {
+    const known = phase ?? 'Pending';
+    if (known in counts) counts[known as ActivePhase] += 1;
+  }
+  return counts;
 }

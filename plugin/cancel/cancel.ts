@@ -1,6 +1,7 @@
 // `kubectl nasmig cancel`: ends migrations that are under way. One that somebody else started (a drain, virtctl) is only recorded by
 // us: deleting our record would end its acceleration and not the migration, so it is cancelled only when that is asked for.
 
+import type { KubernetesObject } from '@kubernetes/client-node';
 import { resources } from '../../operator/kubernetes/resources.ts';
 import type { Migration } from '../cluster/migration.ts';
 import {
@@ -44,10 +45,10 @@ async function run(context: VerbContext): Promise<Exit> {
   const word = words[0] ?? '';
   const { migrations } = await listMigrations(api, namespace, undefined);
   const chosen = theOne(word, migrations, namespace);
-  if (chosen.adopted) {
+  if (chosen.adopted || chosen.spec.migrationName !== undefined) {
     if (!flags.is('foreign')) throw foreign(chosen);
-    const vmim = chosen.spec.migrationName ?? '';
-    await api.delete(resources.virtualMachineInstanceMigrations, namespace, vmim);
+    const { name: vmim, uid } = await foreignMigration(context, chosen);
+    await api.delete(resources.virtualMachineInstanceMigrations, namespace, vmim, uid);
     terminal.write(
       output === 'name'
         ? `virtualmachineinstancemigration.kubevirt.io/${vmim}\n`
@@ -84,6 +85,34 @@ export function theOne(word: string, migrations: readonly Migration[], namespace
       'kubectl nasmig list shows what there is.',
     );
   throw new PluginError('conflict', `nothing to cancel: ${last.name} is ${last.status.phase} already`);
+}
+
+/** KubeVirt's object that the record is about. Throws {@link PluginError}: without a name there is nothing that could be deleted. */
+async function foreignMigration(
+  { api }: VerbContext,
+  { namespace, name, spec }: Migration,
+): Promise<{ name: string; uid: string }> {
+  const { migrationName = '', vmiName } = spec;
+  if (migrationName === '')
+    throw new PluginError(
+      'conflict',
+      `${name} does not say which migration it is the record of`,
+      `Cancel that one: kubectl -n ${namespace} get virtualmachineinstancemigrations, then virtctl migrate-cancel ${vmiName}.`,
+    );
+  const vmim = await find(
+    api.get<KubernetesObject & { spec?: { vmiName?: string } }>(
+      resources.virtualMachineInstanceMigrations,
+      namespace,
+      migrationName,
+    ),
+  );
+  const { uid } = vmim?.metadata ?? {};
+  if (uid === undefined || vmim?.spec?.vmiName !== vmiName)
+    throw new PluginError(
+      'notFound',
+      `there is no migration ${migrationName} of ${vmiName} any more, which ${name} is the record of`,
+    );
+  return { name: migrationName, uid };
 }
 
 function foreign({ name, spec }: Migration): PluginError {

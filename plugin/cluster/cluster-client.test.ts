@@ -1,38 +1,12 @@
-import { createServer, type IncomingMessage, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage } from 'node:http';
 import { afterEach, describe, expect, it } from 'vitest';
 import { resources } from '../../operator/kubernetes/resources.ts';
-import { Flags } from '../command-line.ts';
 import { explainError, UnreachableError } from '../errors.ts';
+import { clientOf as client, closeServer } from '../testing/answering-server.ts';
 import { vmi } from '../testing/objects.ts';
-import { ClusterClient } from './cluster-client.ts';
-import { accessFrom } from './kubeconfig.ts';
 import { claimsOf } from './vms.ts';
 
-let server: Server | undefined;
-afterEach(() => {
-  server?.closeAllConnections();
-  server?.close();
-  server = undefined;
-});
-
-/** A client of a server that answers as `answer` says: a value as JSON, a text as it is, undefined never. */
-async function client(
-  answer: (url: URL, request: IncomingMessage) => { status?: number; body: unknown } | undefined,
-  given: Record<string, string[]> = {},
-): Promise<ClusterClient> {
-  const own = createServer((request, response) => {
-    const told = answer(new URL(request.url ?? '', 'http://server'), request);
-    if (told === undefined) return;
-    response.statusCode = told.status ?? 200;
-    response.end(typeof told.body === 'string' ? told.body : JSON.stringify(told.body));
-  });
-  server = own;
-  await new Promise<void>((resolve) => own.listen(0, '127.0.0.1', resolve));
-  const address = `http://127.0.0.1:${(own.address() as AddressInfo).port}`;
-  const flags = new Flags(new Map(Object.entries({ server: [address], ...given })));
-  return new ClusterClient(accessFrom(flags, { HOME: '/nowhere' }), 'kubectl-nasmig/test');
-}
+afterEach(closeServer);
 
 const named = (name: string, more: object = {}) => ({ metadata: { name, namespace: 'shop' }, ...more });
 
@@ -60,7 +34,13 @@ describe('the client of the plugin', () => {
         headers = request.rawHeaders;
         return { body: {} };
       },
-      { as: ['somebody'], 'as-group': ['g1', 'g2'], 'as-uid': ['u'], token: ['t'] },
+      {
+        as: ['somebody'],
+        'as-group': ['g1', 'g2'],
+        'as-uid': ['u'],
+        'as-user-extra': ['scopes=a,b', 'scopes=c', 'Example.org/Team=x=y'],
+        token: ['t'],
+      },
     );
     await api.call('GET', '/version');
     const pairs = headers.flatMap((name, at) =>
@@ -71,6 +51,9 @@ describe('the client of the plugin', () => {
       'impersonate-group: g1',
       'impersonate-group: g2',
       'impersonate-uid: u',
+      'impersonate-extra-scopes: a,b',
+      'impersonate-extra-scopes: c',
+      'impersonate-extra-example.org%2fteam: x=y',
       'user-agent: kubectl-nasmig/test',
       'authorization: Bearer t',
     ])
@@ -83,6 +66,11 @@ describe('the client of the plugin', () => {
     expect(error).toBeInstanceOf(UnreachableError);
     expect((error as UnreachableError).message).toContain('it did not answer in time');
     await expect(api.text('/log')).rejects.toThrow(/did not answer in time/);
+  });
+
+  it('waits for somebody behind the API server no longer than the caller says', async () => {
+    const api = await client(() => undefined);
+    await expect(api.text('/proxy', {}, 100)).rejects.toThrow(/did not answer in time/);
   });
 
   it('reads text, and refusals of text', async () => {

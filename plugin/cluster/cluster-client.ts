@@ -56,14 +56,17 @@ export class ClusterClient extends ApiClient {
     return all;
   }
 
-  /** An answer that is not JSON, such as a log; at most what the client reads of any answer. */
-  async text(path: string, query: Record<string, string> = {}): Promise<string> {
+  /**
+   * An answer that is not JSON, such as a log; at most what the client reads of any answer. `longestMs`: when somebody else than the API
+   * server is to answer, who may not be there.
+   */
+  async text(path: string, query: Record<string, string> = {}, longestMs = WITHOUT_END_MS): Promise<string> {
     const timeoutMs = this.#access.requestTimeoutMs ?? 30_000;
     const response = await this.open(
       'GET',
       path,
       { query },
-      AbortSignal.timeout(timeoutMs || WITHOUT_END_MS),
+      AbortSignal.timeout(Math.min(timeoutMs || WITHOUT_END_MS, longestMs)),
     );
     const text = await readAll(response, 'GET', path);
     const status = response.statusCode ?? 0;
@@ -78,7 +81,7 @@ export class ClusterClient extends ApiClient {
 
 /** The kubeconfig's credentials, and as whom to act with them. */
 function credentialsOf({ config, server, impersonation }: Access): ApiAccess {
-  const { user, groups, uid } = impersonation;
+  const { user, groups, uid, extra } = impersonation;
   return {
     getCurrentCluster: () => config.getCurrentCluster(),
     applyToHTTPSOptions: async (options) => {
@@ -93,9 +96,20 @@ function credentialsOf({ config, server, impersonation }: Access): ApiAccess {
         ...(user === undefined ? {} : { 'impersonate-user': user }),
         ...(groups.length === 0 ? {} : { 'impersonate-group': groups }),
         ...(uid === undefined ? {} : { 'impersonate-uid': uid }),
+        ...extraHeaders(extra),
       };
     },
   };
+}
+
+/** A header for each name, which is in lower case and percent-encoded there. */
+function extraHeaders(extra: readonly (readonly [string, string])[]): Record<string, string[]> {
+  const headers: Record<string, string[]> = {};
+  for (const [name, value] of extra) {
+    const header = `impersonate-extra-${encodeURIComponent(name.toLowerCase())}`;
+    headers[header] = [...(headers[header] ?? []), value];
+  }
+  return headers;
 }
 
 function why(error: Error & { code?: string }, signal: AbortSignal): string {

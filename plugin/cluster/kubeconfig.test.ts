@@ -64,7 +64,8 @@ describe('the kubeconfig', () => {
     expect(access([])).toMatchObject({ namespace: 'one-space', defaultNamespace: 'one-space' });
     expect(access(['-n', 'shop']).namespace).toBe('shop');
     expect(access(['-A'])).toMatchObject({ namespace: undefined, defaultNamespace: 'one-space' });
-    expect(problem(['-A', '-n', 'x']).message).toContain('exclude each other');
+    // As kubectl has it.
+    expect(access(['-A', '-n', 'x'])).toMatchObject({ namespace: undefined, defaultNamespace: 'x' });
   });
 
   it('is changed by flags for cluster, user, server and credentials', () => {
@@ -96,6 +97,17 @@ describe('the kubeconfig', () => {
     expect(unsafe).toMatchObject({ server: 'https://10.0.0.1:6443', skipTLSVerify: true });
     expect(unsafe).not.toHaveProperty('caData');
   });
+
+  it('takes basic authentication, which then is the only one', () => {
+    const { config: changed } = access(['--username', 'u', '--password', 'p']);
+    expect(changed.getCurrentUser()).toMatchObject({ username: 'u', password: 'p' });
+    expect(changed.getCurrentUser()).not.toHaveProperty('token');
+  });
+
+  it.each([[['-v', '6']], [['-v=6']], [['--v=6']], [['--cache-dir', '/tmp/x']], [['--disable-compression']]])(
+    'is not touched by %j, which kubectl knows',
+    (line) => expect(access(line).server).toBe('https://one.example:6443'),
+  );
 
   it('is not needed with --server', () => {
     expect(access(['--server', 'http://localhost:8001'], {})).toMatchObject({
@@ -137,6 +149,8 @@ describe('the kubeconfig', () => {
       impersonation: { user: 'a', groups: ['g', 'h'], uid: 'u' },
     });
     expect(problem(['--as-uid', 'u'])).toMatchObject({ exit: 'usage' });
+    expect(problem(['--as-user-extra', 'a=b'])).toMatchObject({ exit: 'usage' });
+    expect(problem(['--as', 'a', '--as-user-extra', 'b']).message).toContain('is not KEY=VALUE');
     expect(access(['--request-timeout', '5s']).requestTimeoutMs).toBe(5000);
     expect(access(['--request-timeout', '0']).requestTimeoutMs).toBe(0);
   });

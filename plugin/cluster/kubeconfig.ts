@@ -9,6 +9,8 @@ export interface Impersonation {
   user: string | undefined;
   groups: string[];
   uid: string | undefined;
+  /** Name and value. */
+  extra: (readonly [string, string])[];
 }
 
 export interface Access {
@@ -40,16 +42,19 @@ export function accessFrom(flags: Flags, environment: NodeJS.ProcessEnv): Access
     user: flags.text('as'),
     groups: flags.all('as-group'),
     uid: flags.text('as-uid'),
+    extra: flags.each('as-user-extra').map(extraOf),
   };
   if (
     impersonation.user === undefined &&
-    (impersonation.groups.length > 0 || impersonation.uid !== undefined)
+    (impersonation.groups.length > 0 || impersonation.uid !== undefined || impersonation.extra.length > 0)
   )
-    throw new PluginError('usage', '--as-group and --as-uid need --as', 'Say as which user, with --as.');
+    throw new PluginError(
+      'usage',
+      '--as-group, --as-uid and --as-user-extra need --as',
+      'Say as which user, with --as.',
+    );
   const context = config.getContextObject(config.getCurrentContext());
   const defaultNamespace = flags.text('namespace') ?? context?.namespace ?? 'default';
-  if (flags.is('all-namespaces') && flags.has('namespace'))
-    throw new PluginError('usage', '-n and -A exclude each other', 'Leave one of them out.');
   return {
     config,
     namespace: flags.is('all-namespaces') ? undefined : defaultNamespace,
@@ -59,6 +64,17 @@ export function accessFrom(flags: Flags, environment: NodeJS.ProcessEnv): Access
     requestTimeoutMs:
       flags.text('request-timeout') === undefined ? undefined : flags.durationMs('request-timeout'),
   };
+}
+
+function extraOf(text: string): [string, string] {
+  const equals = text.indexOf('=');
+  if (equals < 1)
+    throw new PluginError(
+      'usage',
+      `--as-user-extra ${text} is not KEY=VALUE`,
+      'Write for example scopes=view.',
+    );
+  return [text.slice(0, equals), text.slice(equals + 1)];
 }
 
 /** `root`: where the file system of a pod begins, in tests. All files together, without the flags that choose in it. */
@@ -191,6 +207,15 @@ function userWith(flags: Flags, user: User): User {
     delete changed.authProvider;
     delete changed.username;
     delete changed.password;
+  }
+  const username = flags.text('username');
+  const password = flags.text('password');
+  if (username !== undefined || password !== undefined) {
+    if (username !== undefined) changed.username = username;
+    if (password !== undefined) changed.password = password;
+    if (token === undefined) delete changed.token;
+    delete changed.exec;
+    delete changed.authProvider;
   }
   const certificate = flags.text('client-certificate');
   if (certificate !== undefined) {

@@ -83,16 +83,16 @@ export function resolvedConfiguration(
   namespaceLabels: Readonly<Record<string, string>>,
 ): Resolved {
   const base = kubeVirt?.spec.configuration?.migrations ?? {};
-  // KubeVirt's precedence is ours: more matching labels win, then the first by name.
+  // KubeVirt's precedence is ours.
   const selection = selectPolicy(
     migrationPolicies.map(({ metadata, spec }) => ({
       name: metadata.name,
       spec: {
-        selectors: {
-          ...(spec.selectors?.namespaceSelector === undefined
+        selectors: spec.selectors && {
+          ...(spec.selectors.namespaceSelector === undefined
             ? {}
             : { namespaceSelector: spec.selectors.namespaceSelector }),
-          ...(spec.selectors?.virtualMachineInstanceSelector === undefined
+          ...(spec.selectors.virtualMachineInstanceSelector === undefined
             ? {}
             : { virtualMachineInstanceSelector: spec.selectors.virtualMachineInstanceSelector }),
         },

@@ -47,7 +47,7 @@ const kubeVirt = (migrations: object = {}, status: object = {}) =>
 const db = vmi('db', { labels: { app: 'db' } });
 const policy = (spec: object = {}, name = 'default', status: object = {}) => ({
   metadata: { name },
-  spec,
+  spec: { selectors: {}, ...spec },
   status,
 });
 
@@ -69,6 +69,7 @@ const facts = (change: Partial<Facts> = {}): Facts => ({
   webhook: is(webhook()),
   vmis: is([db]),
   launcherPods: is([launcherPod(db)]),
+  namespace: undefined,
   claims: is({ drivers: new Map([['shop/db-root', 'nfs.csi.k8s.io']]), unreadable: new Set<string>() }),
   namespaceLabels: new Map(),
   networkPolicies: is([]),
@@ -348,11 +349,32 @@ describe('each thing that is not well', () => {
       'could not be asked',
     ],
     [
+      'connections of all namespaces beside the pods of one',
+      'Hub reachability',
+      'unknown',
+      { namespace: 'shop', connectedSidecars: is(7) },
+      '7 sidecars of all namespaces are connected; whether the 1 of namespace shop',
+    ],
+    [
       'a namespace that lets nothing out',
       'Network policy',
       'failed',
       { networkPolicies: is([closing]) },
       'out of namespace shop by nothing-out',
+    ],
+    [
+      'a namespace that lets out to the hub alone',
+      'Network policy',
+      'failed',
+      {
+        networkPolicies: is([
+          {
+            metadata: { namespace: 'shop', name: 'hub-only' },
+            spec: { podSelector: {}, policyTypes: ['Egress'], egress: [{ ports: [{ port: 8443 }] }] },
+          },
+        ]),
+      },
+      'DNS queries, without which the hub is not found, are not let out of namespace shop by hub-only',
     ],
     [
       "an operator's namespace that lets nothing in",

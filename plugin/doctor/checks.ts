@@ -21,7 +21,7 @@ import { resolvedConfiguration } from '../cluster/kubevirt-settings.ts';
 import { labelsOfNamespace, mayBeUsable, policyFor } from '../cluster/vms.ts';
 import { duration } from '../output/sizes.ts';
 import type { Facts } from './facts.ts';
-import { type Endpoint, egress, ingress, type Passage } from './network-policies.ts';
+import { type Endpoint, egress, egressToDns, ingress, type Passage } from './network-policies.ts';
 
 export interface Finding {
   check: string;
@@ -617,11 +617,21 @@ function hub(facts: Facts): Finding[] {
         status: 'unknown',
         message: `how many sidecars are connected could not be asked: ${connectedSidecars.why}`,
         remedy:
-          'It is the metric nasmig_hub_connections of the operator; reading it here needs the right to get pods/proxy in its namespace.',
+          'It is the metric nasmig_hub_connections of the operator; reading it here needs the right to get pods/proxy in its namespace, and the API server among networkPolicy.metricsFrom where that is set.',
       },
     ];
   const connected = connectedSidecars.value;
-  // Without -A only some of the VMs are in sight: fewer pods than connections is no finding.
+  // The operator counts those of all namespaces: enough of them says nothing of one namespace.
+  if (facts.namespace !== undefined && injected > 0 && connected >= injected)
+    return [
+      ok(check, `the hub has an endpoint (${named(addresses)})`),
+      {
+        check,
+        status: 'unknown',
+        message: `${connected} sidecars of all namespaces are connected; whether the ${injected} of namespace ${facts.namespace} are among them is not known`,
+        remedy: 'Run it without -n, which compares them with the pods of all namespaces.',
+      },
+    ];
   if (connected >= injected) return [ok(check, `${connected} sidecars are connected`)];
   return [
     (connected === 0 ? failed : warning)(
@@ -649,7 +659,16 @@ function networkPolicy(facts: Facts): Finding[] {
   };
   const pods = livePods(facts).filter(({ pod }) => hasSidecar(pod));
   if (pods.length === 0) return [ok(check, 'no pod with a sidecar runs, nothing to let through')];
-  const worst = new Map<string, { direction: string; passage: Passage }>();
+  const worst = new Map<string, { direction: string; what: string; passage: Passage; remedy: string }>();
+  const toHub = {
+    what: 'connections to the hub',
+    remedy: `Let pods with the label kubevirt.io=virt-launcher reach port ${HUB_PORT} in namespace ${found.namespace} (docs/install.md has such a policy).`,
+  };
+  const toDns = {
+    what: 'DNS queries, without which the hub is not found,',
+    remedy:
+      'Let pods with the label kubevirt.io=virt-launcher reach port 53, UDP and TCP, of the cluster DNS (docs/install.md has such a policy).',
+  };
   for (const { pod, vmi } of pods) {
     const end: Endpoint = {
       namespace: vmi.metadata.namespace,
@@ -658,30 +677,23 @@ function networkPolicy(facts: Facts): Finding[] {
     };
     const out = egress(networkPolicies.value, end, operatorEnd, HUB_PORT, 'hub');
     const into = ingress(networkPolicies.value, end, operatorEnd, HUB_PORT, 'hub');
-    for (const [direction, passage] of [
-      [`out of namespace ${end.namespace}`, out],
-      [`into namespace ${operatorEnd.namespace}`, into],
-    ] as const) {
-      if (passage.verdict === 'open') continue;
-      const key = `${direction} ${passage.verdict}`;
-      if (!worst.has(key)) worst.set(key, { direction, passage });
+    const dns = egressToDns(networkPolicies.value, end, namespaceLabels);
+    for (const one of [
+      { ...toHub, direction: `out of namespace ${end.namespace}`, passage: out },
+      { ...toHub, direction: `into namespace ${operatorEnd.namespace}`, passage: into },
+      { ...toDns, direction: `out of namespace ${end.namespace}`, passage: dns },
+    ]) {
+      if (one.passage.verdict === 'open') continue;
+      const key = `${one.what} ${one.direction} ${one.passage.verdict}`;
+      if (!worst.has(key)) worst.set(key, one);
     }
   }
-  if (worst.size === 0) return [ok(check, `sidecars of ${pods.length} pods may reach the hub`)];
-  return [...worst.values()].map(({ direction, passage }) => {
+  if (worst.size === 0) return [ok(check, `sidecars of ${pods.length} pods may reach the hub and DNS`)];
+  return [...worst.values()].map(({ direction, what, passage, remedy }) => {
     const names = 'policies' in passage ? named(passage.policies) : '';
-    const remedy = `Let pods with the label kubevirt.io=virt-launcher reach port ${HUB_PORT} in namespace ${found.namespace} (docs/install.md has such a policy).`;
     return passage.verdict === 'closed'
-      ? failed(
-          check,
-          `connections to the hub are not let ${direction} by ${names}: migrations are plain`,
-          remedy,
-        )
-      : warning(
-          check,
-          `whether connections to the hub are let ${direction} depends on the address blocks of ${names}`,
-          remedy,
-        );
+      ? failed(check, `${what} are not let ${direction} by ${names}: migrations are plain`, remedy)
+      : warning(check, `whether ${what} are let ${direction} depends on where that is, by ${names}`, remedy);
   });
 }
 

@@ -30,11 +30,11 @@ export const doctor: Verb = {
     'kubectl nasmig doctor -o json',
   ],
   async run(context) {
-    const { api, flags, output, terminal, defaultNamespace, now } = context;
+    const { api, flags, output, terminal, namespace, now } = context;
     const facts = await gatherFacts(
       api,
       {
-        namespace: flags.has('namespace') ? defaultNamespace : undefined,
+        namespace: flags.has('namespace') ? namespace : undefined,
         operatorNamespace: flags.text('operator-namespace'),
       },
       now(),

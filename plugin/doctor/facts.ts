@@ -46,6 +46,8 @@ export interface Facts {
   webhook: Known<V1MutatingWebhookConfiguration | undefined>;
   vmis: Known<Vmi[]>;
   launcherPods: Known<V1Pod[]>;
+  /** The only namespace of these VMs and pods; undefined: those of all. */
+  namespace: string | undefined;
   claims: Known<Claims>;
   namespaceLabels: ReadonlyMap<string, Record<string, string>>;
   networkPolicies: Known<V1NetworkPolicy[]>;
@@ -62,6 +64,8 @@ const networkPolicies: Resource = {
   namespaced: true,
 };
 const METRICS_PORT = 8080;
+/** For the operator's metrics through the API server, which a NetworkPolicy may keep from it. */
+const PROXY_TIMEOUT_MS = 5000;
 
 export interface Where {
   /** Only VMs of this namespace; undefined: all. */
@@ -135,6 +139,7 @@ export async function gatherFacts(api: ClusterClient, where: Where, nowMs: numbe
     webhook,
     vmis,
     launcherPods: pods,
+    namespace: where.namespace,
     claims,
     namespaceLabels: labels,
     networkPolicies: netPolicies,
@@ -162,8 +167,14 @@ async function connectedSidecars(api: ClusterClient, pods: Known<V1Pod[]>): Prom
   const leader = pods.value.find(({ metadata }) => metadata?.labels?.['nasmigration.io/leader'] === 'true');
   if (leader === undefined) throw new Error('no operator pod leads');
   const { namespace = '', name = '' } = leader.metadata ?? {};
-  const text = await api.text(`${pathOf(resources.pods, namespace)}/${name}:${METRICS_PORT}/proxy/metrics`);
-  return sidecarsIn(text);
+  const path = `${pathOf(resources.pods, namespace)}/${name}:${METRICS_PORT}/proxy/metrics`;
+  try {
+    return sidecarsIn(await api.text(path, {}, PROXY_TIMEOUT_MS));
+  } catch (error) {
+    // The API server has answered before: it is the pod that does not, and no reason to end here.
+    if (!(error instanceof UnreachableError)) throw error;
+    throw new Error(`the API server had no answer from pod ${name}: ${error.why}`);
+  }
 }
 
 /** The value of `nasmig_hub_connections`. */

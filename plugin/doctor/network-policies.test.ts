@@ -1,6 +1,6 @@
 import type { V1NetworkPolicy } from '@kubernetes/client-node';
 import { describe, expect, it } from 'vitest';
-import { type Endpoint, egress, ingress, matches } from './network-policies.ts';
+import { type Endpoint, egress, egressToDns, ingress, matches } from './network-policies.ts';
 
 const guest: Endpoint = {
   namespace: 'shop',
@@ -56,6 +56,29 @@ describe('egress', () => {
     [{ to: [{ ipBlock: { cidr: '0.0.0.0/0', except: ['10.0.0.0/8'] } }] }, 'perhaps'],
   ])('a rule %j', (rule, verdict) => {
     expect(out(policy({ podSelector: {}, policyTypes: ['Egress'], egress: [rule] }))).toBe(verdict);
+  });
+});
+
+describe('egress to DNS', () => {
+  const toNamespace = (name: string) => ({
+    namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': name } },
+  });
+  it.each([
+    [{ ports: [{ port: 8443 }] }, 'closed'],
+    [{}, 'open'],
+    [{ ports: [{ port: 53, protocol: 'UDP' }] }, 'open'],
+    [{ ports: [{ port: 53 }] }, 'closed'],
+    [{ to: [toNamespace('kube-system')], ports: [{ port: 53, protocol: 'UDP' }] }, 'open'],
+    [{ to: [toNamespace('openshift-dns')], ports: [{ port: 5353, protocol: 'UDP' }] }, 'open'],
+    // The cluster's own label of that namespace counts, too.
+    [{ to: [{ namespaceSelector: { matchLabels: { name: 'kube-system' } } }] }, 'open'],
+    [{ to: [toNamespace('my-dns')], ports: [{ port: 53, protocol: 'UDP' }] }, 'perhaps'],
+    [{ to: [toNamespace('my-dns')] }, 'closed'],
+    [{ to: [{ ipBlock: { cidr: '10.0.0.0/8' } }] }, 'perhaps'],
+  ])('a rule %j', (rule, verdict) => {
+    const own = policy({ podSelector: {}, policyTypes: ['Egress'], egress: [rule] });
+    const labels = new Map([['kube-system', { name: 'kube-system' }]]);
+    expect(egressToDns([own], guest, labels).verdict).toBe(verdict);
   });
 });
 

@@ -21,6 +21,49 @@ export type Passage =
   | { verdict: 'perhaps'; policies: string[] }
   | { verdict: 'closed'; policies: string[] };
 
+/** Where DNS usually is; more than one of them may be there. The port is that of the pods. */
+const DNS_PLACES: readonly { end: Endpoint; port: number }[] = [
+  {
+    end: {
+      namespace: 'kube-system',
+      namespaceLabels: { 'kubernetes.io/metadata.name': 'kube-system' },
+      podLabels: { 'k8s-app': 'kube-dns' },
+    },
+    port: 53,
+  },
+  {
+    end: {
+      namespace: 'openshift-dns',
+      namespaceLabels: { 'kubernetes.io/metadata.name': 'openshift-dns' },
+      podLabels: { 'dns.operator.openshift.io/daemonset-dns': 'default' },
+    },
+    port: 5353,
+  },
+];
+
+/**
+ * Whether `from` may ask for names. A cluster's DNS may be anywhere: a rule that names a DNS port towards somebody else lets it through
+ * perhaps.
+ */
+export function egressToDns(
+  policies: readonly V1NetworkPolicy[],
+  from: Endpoint,
+  namespaceLabels: ReadonlyMap<string, Labels>,
+): Passage {
+  const places = DNS_PLACES.map(({ end, port }) => {
+    const labels = { ...end.namespaceLabels, ...namespaceLabels.get(end.namespace) };
+    return egress(policies, from, { ...end, namespaceLabels: labels }, port, 'dns', 'UDP');
+  });
+  const best = places.find(({ verdict }) => verdict === 'open') ?? places[0] ?? { verdict: 'open' };
+  if (best.verdict !== 'closed') return best;
+  const named = selecting(policies, from, 'Egress').some((policy) =>
+    (policy.spec?.egress ?? []).some((rule) =>
+      (rule.ports ?? []).some((one) => DNS_PLACES.some(({ port }) => coversPort(one, port, 'dns', 'UDP'))),
+    ),
+  );
+  return named ? { verdict: 'perhaps', policies: best.policies } : best;
+}
+
 /** Whether `from` may open a connection to `to`, by policies of `from`'s namespace. `portName`: its name in the target's pod. */
 export function egress(
   policies: readonly V1NetworkPolicy[],
@@ -28,11 +71,12 @@ export function egress(
   to: Endpoint,
   port: number,
   portName: string,
+  protocol: 'TCP' | 'UDP' = 'TCP',
 ): Passage {
   const own = selecting(policies, from, 'Egress');
   return passage(own, (policy) =>
     (policy.spec?.egress ?? []).map((rule) =>
-      ruleVerdict(rule.to, rule.ports, from.namespace, to, port, portName),
+      ruleVerdict(rule.to, rule.ports, from.namespace, to, port, portName, protocol),
     ),
   );
 }
@@ -55,6 +99,7 @@ export function ingress(
         from,
         port,
         portName,
+        'TCP',
       ),
     ),
   );
@@ -92,8 +137,13 @@ function ruleVerdict(
   other: Endpoint,
   port: number,
   portName: string,
+  protocol: 'TCP' | 'UDP',
 ): RuleVerdict {
-  if (ports !== undefined && ports.length > 0 && !ports.some((one) => coversPort(one, port, portName)))
+  if (
+    ports !== undefined &&
+    ports.length > 0 &&
+    !ports.some((one) => coversPort(one, port, portName, protocol))
+  )
     return 'no';
   if (peers === undefined || peers.length === 0) return 'yes';
   const verdicts = peers.map((peer): RuleVerdict => {
@@ -113,11 +163,12 @@ function ruleVerdict(
 }
 
 function coversPort(
-  { port: asked, endPort, protocol }: V1NetworkPolicyPort,
+  { port: asked, endPort, protocol: ofRule = 'TCP' }: V1NetworkPolicyPort,
   port: number,
   portName: string,
+  protocol: 'TCP' | 'UDP',
 ): boolean {
-  if ((protocol ?? 'TCP') !== 'TCP') return false;
+  if (ofRule !== protocol) return false;
   if (asked === undefined) return true;
   if (typeof asked === 'string' && !/^\d+$/.test(asked)) return asked === portName;
   const first = Number(asked);

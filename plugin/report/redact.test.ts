@@ -26,7 +26,26 @@ describe('a bundle leaves out', () => {
       { annotations: { 'kubectl.kubernetes.io/last-applied-configuration': SECRET } },
     ],
     ['arguments', { args: [`--password=${SECRET}`, `--token ${SECRET}`.replace(' ', '=')] }],
+    ['arguments in words of their own', { args: ['--password', SECRET, '-v'] }],
+    ['arguments in one text', { command: ['sh', '-c', `mount --password ${SECRET} /mnt`] }],
     ['addresses with a password', { server: `https://user:${SECRET}@nas.example` }],
+    ['addresses without a scheme', { share: `//user:${SECRET}@nas.example/share` }],
+    ['addresses whose password holds an @', { server: `https://user:p@${SECRET}@nas.example/x` }],
+    [
+      'cloud-init in JSON in annotations',
+      {
+        annotations: {
+          'example.org/vm': JSON.stringify({
+            spec: { cloudInitNoCloud: { userData: `#cloud-config\n${SECRET}` } },
+          }),
+        },
+      },
+    ],
+    [
+      'JSON in JSON',
+      { note: JSON.stringify({ inner: JSON.stringify({ args: ['--token', SECRET], password: SECRET }) }) },
+    ],
+    ['passphrases', { message: `passphrase: ${SECRET}` }],
     ['web tokens in any text', { message: `got eyJhbGciOiJSUzI1NiJ9.${SECRET}.${SECRET}` }],
     [
       'private keys in any text',
@@ -70,16 +89,35 @@ describe('a bundle leaves out', () => {
     expect(redacted(pod)).toEqual(pod);
   });
 
+  it('in a long line, too, without end', () => {
+    const line = `${'a-'.repeat(200_000)} ${'"userData":"'.repeat(200)} --password ${SECRET}`;
+    expect(redactedText(line)).not.toContain(SECRET);
+  });
+
   it('from logs, too', () => {
     const log = [
       `authorization: Bearer ${SECRET}`,
       `{"level":30,"sessionKey":"${SECRET}","msg":"armed"}`,
       `password=${SECRET}&x=1`,
+      `passphrase: ${SECRET}`,
+      JSON.stringify({ password: `quote"${SECRET}`, kept: 'b' }),
+      JSON.stringify({ msg: JSON.stringify({ password: `quote"${SECRET}` }) }),
+      `ran mount.cifs --password ${SECRET} -o ro`,
+      `dial //user:${SECRET}@nas and https://user:p@${SECRET}@nas.example/x`,
+      JSON.stringify({ msg: JSON.stringify({ password: SECRET, level: 'deep' }) }),
+      JSON.stringify({ msg: JSON.stringify({ inner: JSON.stringify({ token: SECRET }) }) }),
+      JSON.stringify({ msg: JSON.stringify({ userData: `#cloud-config\nusers: "${SECRET}"\n` }) }),
+      JSON.stringify({ spec: { userData: `#cloud-config\nrun: "${SECRET}"` }, kept: 'a' }),
       'migration adopted {"name":"move-db"}',
     ].join('\n');
     const out = redactedText(log);
     expect(out).not.toContain(SECRET);
     expect(out).toContain('"msg":"armed"');
+    expect(out).toContain('-o ro');
+    expect(out).toContain('deep');
+    expect(out).toContain('"kept":"b"');
+    expect(out).toContain('"kept":"a"');
+    expect(out).toContain('@nas.example/x');
     expect(out).toContain('migration adopted {"name":"move-db"}');
   });
 });

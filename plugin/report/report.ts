@@ -114,11 +114,11 @@ interface Collected {
 }
 
 async function collect(
-  { api, flags, defaultNamespace, now }: VerbContext,
+  { api, flags, namespace: where, now }: VerbContext,
   nowMs: number,
 ): Promise<Collected> {
   // As `doctor`: everything, unless a namespace is named.
-  const namespace = flags.has('namespace') ? defaultNamespace : undefined;
+  const namespace = flags.has('namespace') ? where : undefined;
   const files: ArchiveFile[] = [];
   const problems: string[] = [];
   const put = (path: string, value: unknown) =>

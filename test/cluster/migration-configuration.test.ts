@@ -32,6 +32,16 @@ describe('configurationFor', () => {
     expect(both.policyName).toBe('c');
     expect(both.configuration).not.toHaveProperty('selectors');
   });
+
+  it('prefers labels of the VMI to those of the namespace, and knows no policy without selectors', () => {
+    const policies = [
+      { metadata: { name: '0' }, spec: { allowPostCopy: true } },
+      { metadata: { name: 'a' }, spec: { selectors: { namespaceSelector: { team: 'x' } } } },
+      policy('b', { tier: 'data' }, {}),
+    ];
+    expect(configurationFor(undefined, policies, { tier: 'data' }, { team: 'x' }).policyName).toBe('b');
+    expect(configurationFor(undefined, policies, {}, {}).policyName).toBeUndefined();
+  });
 });
 
 describe('flagsOf', () => {

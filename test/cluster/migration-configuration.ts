@@ -47,7 +47,7 @@ export function clusterConfiguration(
   return { ...DEFAULT_CONFIGURATION, ...(kubevirt?.spec?.configuration?.migrations as object | undefined) };
 }
 
-/** For one VMI. Of policies that select it the one with more labels wins, then the first by name. */
+/** For one VMI. Of policies that select it the one with more labels wins, then the one with more of the VMI's, then the first by name. */
 export function configurationFor(
   kubevirt: KubeVirt | undefined,
   policies: readonly MigrationPolicy[],
@@ -58,10 +58,14 @@ export function configurationFor(
   const [policy] = policies
     .filter(
       ({ spec }) =>
-        isIn(spec?.selectors?.virtualMachineInstanceSelector, vmiLabels) &&
-        isIn(spec?.selectors?.namespaceSelector, namespaceLabels),
+        spec?.selectors !== undefined &&
+        isIn(spec.selectors.virtualMachineInstanceSelector, vmiLabels) &&
+        isIn(spec.selectors.namespaceSelector, namespaceLabels),
     )
-    .sort((a, b) => selected(b) - selected(a) || nameOf(a).localeCompare(nameOf(b)));
+    .sort(
+      (a, b) =>
+        selected(b) - selected(a) || selectedOfVmi(b) - selectedOfVmi(a) || (nameOf(a) < nameOf(b) ? -1 : 1),
+    );
   if (policy === undefined) return { configuration: cluster };
   const { selectors: _selectors, ...own } = policy.spec ?? {};
   return { configuration: { ...cluster, ...own }, policyName: nameOf(policy) };
@@ -71,9 +75,12 @@ function isIn(wanted: Labels | undefined, labels: Labels): boolean {
   return Object.entries(wanted ?? {}).every(([name, value]) => labels[name] === value);
 }
 
-function selected({ spec }: MigrationPolicy): number {
-  const { namespaceSelector = {}, virtualMachineInstanceSelector = {} } = spec?.selectors ?? {};
-  return Object.keys(namespaceSelector).length + Object.keys(virtualMachineInstanceSelector).length;
+function selected(policy: MigrationPolicy): number {
+  return selectedOfVmi(policy) + Object.keys(policy.spec?.selectors?.namespaceSelector ?? {}).length;
+}
+
+function selectedOfVmi({ spec }: MigrationPolicy): number {
+  return Object.keys(spec?.selectors?.virtualMachineInstanceSelector ?? {}).length;
 }
 
 function nameOf(policy: MigrationPolicy): string {

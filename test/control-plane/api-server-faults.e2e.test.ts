@@ -1,10 +1,16 @@
 // What API servers do to their clients, on a real one: watches that break or fall silent, versions that etcd has compacted away,
 // throttling, others that write the same object. After each the operator's cache and its migrations are as they should be.
-import { KubeConfig, type KubernetesObject, type V1ConfigMap } from '@kubernetes/client-node';
+import {
+  KubeConfig,
+  type KubernetesObject,
+  type V1ConfigMap,
+  type V1MutatingWebhookConfiguration,
+} from '@kubernetes/client-node';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { ApiClient } from '../../operator/kubernetes/api-client.ts';
+import { ApiClient, contentTypes } from '../../operator/kubernetes/api-client.ts';
 import { Informer } from '../../operator/kubernetes/informer.ts';
-import { type Resource, resources } from '../../operator/kubernetes/resources.ts';
+import { pathOf, type Resource, resources } from '../../operator/kubernetes/resources.ts';
+import { hasSidecar } from '../../operator/kubevirt/launcher-pod.ts';
 import {
   AUTHORITY_CONFIG_MAP,
   AUTHORITY_SECRET,
@@ -14,7 +20,7 @@ import {
 import { BreakableProxy } from './breakable-proxy.ts';
 import { OperatorWorld } from './operator-world.ts';
 
-const eventually = (check: () => void | Promise<void>, timeout = 20_000) =>
+const eventually = <T>(check: () => T | Promise<T>, timeout = 20_000) =>
   vi.waitFor(check, { timeout, interval: 20 });
 
 class CountingClient extends ApiClient {
@@ -249,6 +255,52 @@ describe('what somebody deleted', () => {
       for (const [resource, namespace, name] of objects) await world.api.delete(resource, namespace, name);
       await world.startOperator();
       await eventually(async () => void (await all()));
+    } finally {
+      await world.stop();
+    }
+  }, 120_000);
+
+  it('or changed is put back by a running leader: webhook configuration, CA of a namespace', async () => {
+    const world = await OperatorWorld.start();
+    world.settings.certificates.checkMs = 500;
+    try {
+      await world.startOperator();
+      const shop = await world.shop();
+      const webhook = () =>
+        world.api.get<V1MutatingWebhookConfiguration>(
+          resources.mutatingWebhooks,
+          undefined,
+          WEBHOOK_CONFIGURATION,
+        );
+      const authority = () =>
+        world.api.get<V1ConfigMap>(resources.configMaps, shop.namespace, AUTHORITY_CONFIG_MAP);
+      const asTheyWere = await eventually(async () => {
+        const [{ webhooks }, { data }] = await Promise.all([webhook(), authority()]);
+        expect(webhooks).toHaveLength(1);
+        return { webhooks, data };
+      });
+      const isPutBack = () =>
+        eventually(async () => {
+          const [{ webhooks }, { data }] = await Promise.all([webhook(), authority()]);
+          expect({ webhooks, data }).toEqual(asTheyWere);
+        });
+
+      await world.api.delete(resources.mutatingWebhooks, undefined, WEBHOOK_CONFIGURATION);
+      await world.api.delete(resources.configMaps, shop.namespace, AUTHORITY_CONFIG_MAP);
+      await isPutBack();
+
+      await world.api.mergePatch(resources.configMaps, shop.namespace, AUTHORITY_CONFIG_MAP, {
+        data: { 'ca.crt': 'nothing' },
+      });
+      await world.api.call('PATCH', pathOf(resources.mutatingWebhooks, undefined, WEBHOOK_CONFIGURATION), {
+        contentType: contentTypes.jsonPatch,
+        body: [
+          { op: 'replace', path: '/webhooks/0/failurePolicy', value: 'Fail' },
+          { op: 'replace', path: '/webhooks/0/clientConfig/caBundle', value: '' },
+        ],
+      });
+      await isPutBack();
+      expect(hasSidecar((await world.kubevirt.vm(shop.namespace, 'web', 'node-1')).pod)).toBe(true);
     } finally {
       await world.stop();
     }

@@ -16,6 +16,8 @@ export interface Vm {
   uid: string;
   pod: V1Pod;
   node: string;
+  /** Limits of its compute containers. */
+  limits?: Record<string, string>;
 }
 
 type Loose = KubernetesObject & { spec?: Record<string, unknown>; status?: Record<string, unknown> };
@@ -98,6 +100,7 @@ export class KubevirtActor {
     node: string,
     labels: Record<string, string> = {},
     accessModes: string[] = ['ReadWriteMany'],
+    limits: Record<string, string> = {},
   ): Promise<Vm> {
     await this.#claim(namespace, `${name}-root`, accessModes);
     const created = await this.#api.create<Loose>(resources.virtualMachineInstances, {
@@ -107,8 +110,8 @@ export class KubevirtActor {
       spec: { volumes: [{ name: 'rootdisk', persistentVolumeClaim: { claimName: `${name}-root` } }] },
     });
     const uid = created.metadata?.uid ?? '';
-    const pod = await this.#pod({ namespace, name, uid }, node);
-    const vm = { namespace, name, uid, pod, node };
+    const pod = await this.#pod({ namespace, name, uid, limits }, node);
+    const vm = { namespace, name, uid, pod, node, limits };
     await this.#setVmiStatus(vm, {
       phase: 'Running',
       nodeName: node,
@@ -221,7 +224,7 @@ export class KubevirtActor {
   }
 
   async #pod(
-    vm: { namespace: string; name: string; uid: string },
+    vm: Pick<Vm, 'namespace' | 'name' | 'uid' | 'limits'>,
     node: string,
     labels: Record<string, string> = {},
   ): Promise<V1Pod> {
@@ -259,7 +262,7 @@ export class KubevirtActor {
           {
             name: 'compute',
             image: 'example.org/virt-launcher',
-            resources: { requests: { memory: '1Gi', cpu: '100m' } },
+            resources: { requests: { memory: '1Gi', cpu: '100m' }, limits: vm.limits ?? {} },
             volumeMounts: [
               { name: 'public', mountPath: '/var/run/kubevirt' },
               { name: 'rootdisk', mountPath: '/var/run/kubevirt-private/vmi-disks/rootdisk' },

@@ -299,7 +299,7 @@ export class OperatorWorld {
 }
 
 /** Until `check` does not throw; bounded. */
-export function eventually(check: () => void | Promise<void>, timeoutMs = 15_000): Promise<void> {
+export function eventually<T>(check: () => T | Promise<T>, timeoutMs = 15_000): Promise<T> {
   return vi.waitFor(check, { timeout: timeoutMs, interval: 20 });
 }
 

@@ -49,6 +49,7 @@ const State = z.looseObject({
   resentBatches: z.number().optional(),
   remainingBytes: z.number().optional(),
   phase: z.string().optional(),
+  isPlainFaster: z.boolean().optional(),
   linkBytesPerSecond: z.number().optional(),
   nas: Nas,
 });

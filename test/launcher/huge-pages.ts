@@ -3,6 +3,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 
 const RESERVED = '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages';
+/** Moves memory that is in use together, so that what is free is in larger pieces. */
+const COMPACT = '/proc/sys/vm/compact_memory';
+const MAX_TRIES = 5;
 
 /** The kernel has no such pages, or no room for them. */
 export class HugePagesError extends Error {
@@ -23,9 +26,13 @@ export function reserveHugePages(mib: number): () => void {
     process.off('exit', giveBack);
     writeFileSync(RESERVED, String(before));
   };
-  writeFileSync(RESERVED, String(before + pages));
   process.on('exit', giveBack);
-  const reserved = readReserved(pages);
+  let reserved = before;
+  for (let tries = 0; tries < MAX_TRIES && reserved < before + pages; tries++) {
+    if (tries > 0) writeFileSync(COMPACT, '1');
+    writeFileSync(RESERVED, String(before + pages));
+    reserved = readReserved(pages);
+  }
   if (reserved < before + pages) {
     giveBack();
     throw new HugePagesError(pages, String(reserved));

@@ -40,6 +40,9 @@ export class SimulatedCluster {
   readonly #ca = new Map<string, string>();
   readonly #running = new Set<Promise<void>>();
   readonly #limit = new Limit(CONCURRENCY);
+  /** By the key of the VM, which its NasAwareMigration shares. */
+  readonly #appliedMs = new Map<string, number>();
+  readonly #askedAfterMs = new Map<string, number>();
   readonly outcomes: MigrationOutcome[] = [];
   /** What went wrong in the simulation itself. */
   readonly problems: string[] = [];
@@ -92,8 +95,8 @@ export class SimulatedCluster {
     await until('all sidecars are connected', STEP_TIMEOUT_MS, () => this.sidecarsConnected === vms.length);
   }
 
-  /** All migrations at once; from here on KubeVirt's part of each is played as soon as it is asked for. */
-  async createMigrations(): Promise<string[]> {
+  /** From here on KubeVirt's part of each migration is played as soon as it is asked for. */
+  async play(): Promise<void> {
     const { api } = this.#world;
     const vmims = new Informer<KubevirtObject>(api, resources.virtualMachineInstanceMigrations, {});
     const seen = new Set<string>();
@@ -101,6 +104,7 @@ export class SimulatedCluster {
       const uid = current?.metadata?.uid ?? '';
       if (current === undefined || seen.has(uid)) return;
       seen.add(uid);
+      this.#created(current);
       const run = this.#migrate(structuredClone(current)).catch((error: unknown) => {
         this.problems.push(`${keyOf(current)}: ${error instanceof Error ? error.message : String(error)}`);
       });
@@ -110,19 +114,53 @@ export class SimulatedCluster {
     vmims.start();
     await vmims.synced;
     this.#vmims = vmims;
+  }
+
+  /** All migrations at once; returns their keys. */
+  createMigrations(): Promise<string[]> {
     const chosen = [...this.#vms.values()].slice(0, this.#size.migrations);
+    return Promise.all(chosen.map((vm) => this.#apply(vm)));
+  }
+
+  /** Migrations of so many other VMs, each when KubeVirt was asked for the one before; returns their keys. */
+  async createOneByOne(count: number): Promise<string[]> {
+    const { migrations } = this.#size;
+    const keys: string[] = [];
+    for (const vm of [...this.#vms.values()].slice(migrations, migrations + count)) {
+      const key = await this.#apply(vm);
+      await until(`KubeVirt is asked for ${key}`, STEP_TIMEOUT_MS, () => this.#askedAfterMs.has(key));
+      keys.push(key);
+    }
+    return keys;
+  }
+
+  /** Of each of these migrations: from when it was applied to when KubeVirt's migration was seen. */
+  askedAfterMs(keys: readonly string[]): number[] {
+    return keys.flatMap((key) => this.#askedAfterMs.get(key) ?? []);
+  }
+
+  /** Everything that was asked for has been played to its end. */
+  get isIdle(): boolean {
+    return this.#running.size === 0;
+  }
+
+  async #apply({ namespace, name }: Vm): Promise<string> {
     const resource = resources.nasAwareMigrations;
-    await Promise.all(
-      chosen.map((vm) =>
-        api.create<KubernetesObject & { spec: object }>(resource, {
-          apiVersion: apiVersionOf(resource),
-          kind: resource.kind,
-          metadata: { namespace: vm.namespace, name: vm.name },
-          spec: { vmiName: vm.name },
-        }),
-      ),
-    );
-    return chosen.map(({ namespace, name }) => `${namespace}/${name}`);
+    const key = `${namespace}/${name}`;
+    this.#appliedMs.set(key, performance.now());
+    await this.#world.api.create<KubernetesObject & { spec: object }>(resource, {
+      apiVersion: apiVersionOf(resource),
+      kind: resource.kind,
+      metadata: { namespace, name },
+      spec: { vmiName: name },
+    });
+    return key;
+  }
+
+  #created({ metadata, spec }: KubevirtObject): void {
+    const key = `${metadata?.namespace ?? ''}/${String(spec?.vmiName ?? '')}`;
+    const appliedMs = this.#appliedMs.get(key);
+    if (appliedMs !== undefined) this.#askedAfterMs.set(key, performance.now() - appliedMs);
   }
 
   /** Ends what is under way. */

@@ -7,12 +7,13 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import type { KubernetesObject, V1CustomResourceDefinition, V1Secret } from '@kubernetes/client-node';
+import { load } from 'js-yaml';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { chartDirectory, manifestFile } from '../../hack/ship/generate.ts';
 import { ensureTool, repositoryRoot } from '../../hack/ship/tools.ts';
 import { apiVersionOf, type Resource, resources } from '../../operator/kubernetes/resources.ts';
 import { ShipCluster } from './cluster.ts';
-import { HelmError, NAMESPACE, objectOf, objectsOf, type Rendered } from './helm.ts';
+import { HelmError, NAMESPACE, objectOf, objectsOf, RELEASE, type Rendered } from './helm.ts';
 import { type Schema, writeSchemas } from './openapi-schemas.ts';
 import { record } from './report.ts';
 
@@ -24,6 +25,8 @@ const GUEST_NAMESPACE = 'shop';
 const PREVIOUS = '0.0.9';
 /** A field that the version before does not have yet. */
 const NEW_FIELD = 'ttlAfterFinished';
+/** And values, with their template. */
+const NEW_VALUES = 'podMonitor';
 
 const everything = {
   serviceMonitor: { enabled: true, labels: { release: 'prometheus' } },
@@ -47,7 +50,7 @@ afterAll(async () => {
   if (previousChart !== undefined) await rm(path.dirname(previousChart), { recursive: true, force: true });
 });
 
-/** The chart as it could have been one version ago: other version, a CRD without a field. */
+/** The chart as it could have been one version ago: other version, a CRD without a field, without some values. */
 async function chartBefore(): Promise<string> {
   const copy = path.join(await mkdtemp(path.join(tmpdir(), 'nasmig-chart-')), 'nas-aware-migration');
   await cp(chartDirectory, copy, { recursive: true });
@@ -58,6 +61,13 @@ async function chartBefore(): Promise<string> {
   const [definition] = objectsOf(await readFile(crdFile, 'utf8')) as unknown as V1CustomResourceDefinition[];
   delete specFieldsOf(definition)[NEW_FIELD];
   await writeFile(crdFile, JSON.stringify(definition));
+  const valuesFile = path.join(copy, 'values.yaml');
+  const { [NEW_VALUES]: _block, ...values } = load(await readFile(valuesFile, 'utf8')) as Record<
+    string,
+    unknown
+  >;
+  await writeFile(valuesFile, JSON.stringify(values));
+  await rm(path.join(copy, 'templates', `${NEW_VALUES.toLowerCase()}.yaml`));
   return copy;
 }
 
@@ -175,7 +185,9 @@ async function ours(): Promise<string[]> {
 
 describe('install', () => {
   it('of the version before', async () => {
-    expect(await cluster.helm.install({}, previousChart)).toContain('rollout status deployment');
+    expect(await cluster.helm.install({ replicaCount: 3 }, previousChart)).toContain(
+      'rollout status deployment',
+    );
     await cluster.established(MIGRATIONS_CRD);
     expect(specFieldsOf(await crd(MIGRATIONS_CRD))).not.toHaveProperty(NEW_FIELD);
     expect(await releaseOf()).toBe(PREVIOUS);
@@ -231,6 +243,20 @@ describe('install', () => {
 
 describe('upgrade', () => {
   let before: Record<string, string | undefined>;
+
+  it('as docs/install.md says has new values of the new chart, and keeps those of the release', async () => {
+    const page = await readFile(path.join(repositoryRoot, 'docs/install.md'), 'utf8');
+    const [, words = ''] =
+      /^helm upgrade nas-aware-migration charts\/nas-aware-migration (.*)$/m.exec(page) ?? [];
+    const upgrade = (...flags: string[]) => cluster.helm.run(['upgrade', RELEASE, chartDirectory, ...flags]);
+    // What the page must not say: the release has no such values.
+    await expect(upgrade('--namespace', NAMESPACE, '--reuse-values')).rejects.toThrow('nil pointer');
+    await upgrade(...words.split(' '));
+    expect(await releaseOf()).toBe('0.1.0');
+    expect((await cluster.deployment()).spec?.replicas).toBe(3);
+    await cluster.helm.rollback(1);
+    expect(await releaseOf()).toBe(PREVIOUS);
+  });
 
   it('brings new templates and new CRDs, and leaves objects and what the operator wrote', async () => {
     before = await inUse();
@@ -307,8 +333,23 @@ describe('uninstall', () => {
 
   it('can be taken back by installing again, which finds the objects', async () => {
     const before = await inUse();
+    await cluster.kubectl([
+      'patch',
+      'nasmigrationpolicy',
+      'default',
+      '--type=merge',
+      '-p',
+      '{"spec":{"suspend":true}}',
+    ]);
     await cluster.helm.install(everything);
-    expect(await inUse()).toEqual({ ...before, defaultPolicy: expect.any(String) });
+    expect(await inUse()).toEqual(before);
+    // Also what somebody set in the policy that the chart made.
+    const policy = await cluster.get<KubernetesObject & { spec?: { suspend?: boolean } }>(
+      resources.nasMigrationPolicies,
+      undefined,
+      'default',
+    );
+    expect(policy?.spec?.suspend).toBe(true);
   });
 
   it('takes CRDs, and so all objects, only when asked', async () => {
@@ -320,6 +361,53 @@ describe('uninstall', () => {
     });
     expect((await inUse())['vm']).toBeDefined();
     expect(await ours()).toEqual([]);
+  });
+});
+
+describe("an administrator's own policy of the name default", () => {
+  const ownPolicy = () =>
+    cluster.get<KubernetesObject & { spec?: object }>(resources.nasMigrationPolicies, undefined, 'default');
+  const spec = { injection: 'Enabled', defaults: { acceleration: 'Required' } };
+
+  it('stays as it is when the chart is installed, upgraded and uninstalled', async () => {
+    await cluster.helm.install({});
+    await cluster.established(POLICIES_CRD);
+    await cluster.api.create(resources.nasMigrationPolicies, {
+      apiVersion: apiVersionOf(resources.nasMigrationPolicies),
+      kind: resources.nasMigrationPolicies.kind,
+      metadata: { name: 'default' },
+      spec,
+    } as KubernetesObject);
+    const before = await ownPolicy();
+    const same = async () => {
+      const now = await ownPolicy();
+      expect(now?.metadata?.uid).toBe(before?.metadata?.uid);
+      expect(now?.spec).toEqual(before?.spec);
+    };
+    await cluster.helm.upgrade(everything);
+    await same();
+    await cluster.helm.uninstall();
+    await same();
+    expect(await cluster.helm.install(everything)).toContain('is left as it is');
+    await same();
+    expect(objectsOf(await cluster.helm.manifest()).map(({ kind }) => kind)).not.toContain(
+      'NasMigrationPolicy',
+    );
+  });
+
+  it('is one that the chart makes where there was none', async () => {
+    await cluster.kubectl(['delete', 'nasmigrationpolicy', 'default']);
+    await cluster.helm.upgrade(everything);
+    expect((await ownPolicy())?.spec).toMatchObject({ defaults: { acceleration: 'Observe' } });
+    await cluster.helm.upgrade({ crds: { keep: false } });
+    await cluster.helm.uninstall();
+    await cluster.eventually(async () => expect(await crd(POLICIES_CRD)).toBeUndefined());
+    // And at the first installation, when its kind is not there yet.
+    await cluster.helm.install({ defaultPolicy: { enabled: true } });
+    expect((await ownPolicy())?.spec).toMatchObject({ defaults: { acceleration: 'Observe' } });
+    await cluster.helm.upgrade({ crds: { keep: false } });
+    await cluster.helm.uninstall();
+    await cluster.eventually(async () => expect(await crd(POLICIES_CRD)).toBeUndefined());
   });
 });
 

@@ -113,6 +113,37 @@ describe('names in the documents', () => {
     expect(unknown(words, isKnown)).toEqual([]);
   });
 
+  it('of the chart’s ClusterRoles, here and in the plugin, are in the chart', () => {
+    const manifest = read('deploy/nas-aware-migration.yaml');
+    const roles = new Set(
+      [...manifest.matchAll(/^kind: ClusterRole\nmetadata:\n {2}name: (\S+)$/gm)].map(
+        (match) => match[1] ?? '',
+      ),
+    );
+    expect(roles.size).toBeGreaterThan(2);
+    const plugin = execFileSync(
+      'git',
+      ['ls-files', '--cached', '--others', '--exclude-standard', 'plugin/*.ts'],
+      {
+        cwd: repositoryRoot,
+        encoding: 'utf8',
+      },
+    )
+      .split('\n')
+      .filter((file) => file !== '' && existsSync(path.join(repositoryRoot, file)))
+      .map(read);
+    const texts = [...plugin, ...pages.map(read)];
+    /** Also of several: "the ClusterRoles a and b". */
+    const lists = texts.flatMap(
+      (text) =>
+        text.match(/\bClusterRoles? `?nas-aware-migration[a-z-]*`?(?:(?:,| and) `?[a-z-]*-[a-z-]+`?)*/g) ??
+        [],
+    );
+    expect(lists.length).toBeGreaterThan(1);
+    const used = lists.flatMap((list) => list.match(/[a-z]*-[a-z-]+/g) ?? []);
+    expect(used.filter((name) => !roles.has(name))).toEqual([]);
+  });
+
   it('of make targets are in the Makefile', () => {
     const targets = new Set(
       [...read('Makefile').matchAll(/^([a-z0-9-]+):/gm)].map((match) => match[1] ?? ''),
@@ -159,6 +190,10 @@ describe('names in the documents', () => {
     expect(folders.size).toBeGreaterThan(30);
     // A folder whose own folders are named needs no line of its own.
     expect([...folders].filter((folder) => !page.includes(`\`${folder}/`))).toEqual([]);
+  });
+
+  it('of ways to upgrade are those that have values which are new in the new chart', () => {
+    expect(unknown(everywhere(/ --reuse-values\b/g), () => false)).toEqual([]);
   });
 
   it('of the five lines to install are the same in README.md and docs/install.md', () => {

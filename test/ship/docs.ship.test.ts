@@ -2,7 +2,7 @@
 // (docs-world.ts says what is played). Every shell block of every page is run, or says in its fence why it is not; and every link
 // leads somewhere. The runbooks have a suite of their own.
 import { execFile } from 'node:child_process';
-import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import type { KubernetesObject, V1ConfigMap } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -115,10 +115,7 @@ function shell(world: DocsWorld, block: Pick<Block, 'page' | 'line' | 'script'>)
 afterAll(async () => {
   // A run of a part of this file says nothing of the commands.
   if (blocksRun === 0) return;
-  const facts = { run: blocksRun, failed: blocksFailed };
-  await record('docsCommands', facts);
-  await mkdir(path.join(repositoryRoot, 'build/ship-parts'), { recursive: true });
-  await writeFile(path.join(repositoryRoot, 'build/ship-parts/docs.json'), JSON.stringify(facts));
+  await record('docsCommands', { run: blocksRun, failed: blocksFailed });
 });
 
 describe(INSTALL, () => {

@@ -1,18 +1,23 @@
 // What the Dockerfile makes, assembled here and run by a real OCI runtime: both programs as users that are not root, with a
 // read-only root and no capabilities, the operator with the chart's environment and account, the sidecar exactly as the operator's
 // webhook injected it, connected to that operator.
+import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chown, lstat, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import type { KubernetesObject, V1ConfigMap, V1Container, V1Pod } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { imageConfiguration } from '../../hack/ship/dockerfile.ts';
-import { assembleRootfs, NODE_IN_IMAGE } from '../../hack/ship/image-rootfs.ts';
+import { NODE_IN_IMAGE } from '../../hack/ship/image-rootfs.ts';
 import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { resources } from '../../operator/kubernetes/resources.ts';
 import { boundToken } from '../control-plane/fake-sidecar.ts';
 import { KubevirtActor } from '../control-plane/kubevirt-actor.ts';
+import { copyBuildContext } from './build-context.ts';
 import { ShipCluster } from './cluster.ts';
 import { NAMESPACE, objectOf } from './helm.ts';
 import { OciContainer } from './oci-container.ts';
@@ -31,15 +36,28 @@ const NONROOT = 65532;
 /** Of what is not Node itself. */
 const MAX_BYTES = 200 * 1024 * 1024;
 const STOP_MS = 1000;
+const ASSEMBLE_TIMEOUT_MS = 60_000;
 const ACCOUNT_DIRECTORY = '/var/run/secrets/kubernetes.io/serviceaccount';
 
+const run = promisify(execFile);
+
+const context = path.join(repositoryRoot, 'build', 'image-context');
 const rootfs = path.join(repositoryRoot, 'build', 'image-rootfs');
 const { entrypoint, cmd, env } = imageConfiguration();
 const entryPoint = entrypoint[0] ?? '';
 
 beforeAll(async () => {
+  await copyBuildContext(context);
   await assembleRootfs(rootfs);
 }, 120_000);
+
+/** The Dockerfile's command, in what `docker build` is given. */
+async function assembleRootfs(destination: string): Promise<void> {
+  await run(process.execPath, ['hack/ship/image-rootfs.ts', destination], {
+    cwd: context,
+    timeout: ASSEMBLE_TIMEOUT_MS,
+  });
+}
 
 async function files(directory = rootfs): Promise<string[]> {
   const entries = await readdir(directory, { recursive: true, withFileTypes: true });
@@ -222,19 +240,28 @@ describe('both programs together', () => {
       'nas-aware-migration-test',
     ) as unknown as V1Pod;
     const [container] = pod.spec?.containers ?? [];
-    const tested = async (port: number) => {
+    const tested = async (port: number, host: string) => {
       const test = await OciContainer.start({
         rootfs,
         user: NONROOT,
         entryPoint: entryPoint,
         args: container?.args ?? [],
-        environment: { HOST: '127.0.0.1', PORT: String(port) },
+        environment: { HOST: host, PORT: String(port) },
       });
       return { code: await test.ended(), log: test.log };
     };
     expect(container?.env?.map(({ name }) => name)).toEqual(['HOST', 'PORT']);
-    expect(await tested(ports.metrics)).toEqual({ code: 0, log: '127.0.0.1: 200 ok' });
-    expect((await tested(1)).code).toBe(1);
+    expect(await tested(ports.metrics, '127.0.0.1')).toEqual({ code: 0, log: '127.0.0.1: 200 ok' });
+    expect((await tested(1, '127.0.0.1')).code).toBe(1);
+    // Of another family; a pod that is not ready answers 503.
+    const answers = createServer((_request, response) => response.writeHead(503).end('not yet'));
+    await new Promise<void>((resolve) => answers.listen(0, '::1', resolve));
+    try {
+      const { port } = answers.address() as AddressInfo;
+      expect(await tested(port, '::1')).toEqual({ code: 1, log: '::1: 503 not yet' });
+    } finally {
+      answers.close();
+    }
   });
 
   it('the sidecar starts as the webhook injected it, and connects', async () => {

@@ -4,9 +4,8 @@ import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { buildPlugin } from '../../plugin/build.ts';
-import { record } from './report.ts';
+import { factsDirectory, record } from './report.ts';
 
 const TIMEOUT_MS = 60_000;
 
@@ -103,16 +102,16 @@ export class PluginRunner {
   }
 }
 
-const partsDirectory = path.join(repositoryRoot, 'build', 'ship-parts');
+const suitesDirectory = path.join(factsDirectory, 'plugin');
 
 /** What a suite proved: how many verbs there are, and how many of its cases passed. Suites of one run add up. */
 export async function recordPlugin(suite: string, verbs: number, cases: number): Promise<void> {
-  await mkdir(path.join(partsDirectory, 'plugin'), { recursive: true });
-  await writeFile(path.join(partsDirectory, 'plugin', `${suite}.json`), JSON.stringify({ verbs, cases }));
+  await mkdir(suitesDirectory, { recursive: true });
+  await writeFile(path.join(suitesDirectory, `${suite}.json`), JSON.stringify({ verbs, cases }));
   const suites = await Promise.all(
     ['cluster', 'terminal'].map(async (name) => {
       try {
-        return JSON.parse(await readFile(path.join(partsDirectory, 'plugin', `${name}.json`), 'utf8')) as {
+        return JSON.parse(await readFile(path.join(suitesDirectory, `${name}.json`), 'utf8')) as {
           verbs: number;
           cases: number;
         };
@@ -122,10 +121,8 @@ export async function recordPlugin(suite: string, verbs: number, cases: number):
       }
     }),
   );
-  const facts = {
+  await record('plugin', {
     verbs: Math.max(...suites.map((one) => one.verbs)),
     cases: suites.reduce((sum, one) => sum + one.cases, 0),
-  };
-  await writeFile(path.join(partsDirectory, 'plugin.json'), `${JSON.stringify(facts)}\n`);
-  await record('plugin', facts);
+  });
 }

@@ -11,6 +11,7 @@ import type { KubernetesObject } from '@kubernetes/client-node';
 import { load } from 'js-yaml';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { ensureTool, repositoryRoot } from '../../hack/ship/tools.ts';
+import { contentTypes } from '../../operator/kubernetes/api-client.ts';
 import { resources } from '../../operator/kubernetes/resources.ts';
 
 import { archivePlugin } from '../../plugin/build.ts';
@@ -633,7 +634,15 @@ describe('with the chart and the operator', () => {
       const page = await readFile(path.join(import.meta.dirname, '../../docs/install.md'), 'utf8');
       const [, documented = ''] = /```yaml\n(apiVersion: networking\.k8s\.io[\s\S]*?)```/.exec(page) ?? [];
       await cluster.kubectl(['-n', SHOP, 'apply', '-f', '-'], documented);
-      expect((await finding('Network policy'))[0]).toMatchObject({ status: 'ok' });
+      expect(await finding('Network policy')).toMatchObject([{ status: 'ok' }]);
+      // Without DNS the hub's address is not known.
+      const rules = `${networkPolicies}/nas-aware-migration`;
+      const body = [{ op: 'remove', path: '/spec/egress/1' }];
+      await cluster.api.call('PATCH', rules, { body, contentType: contentTypes.jsonPatch });
+      const [dns] = await finding('Network policy');
+      expect(dns).toMatchObject({ status: 'failed' });
+      expect(dns?.message).toContain('DNS queries');
+      await cluster.kubectl(['-n', SHOP, 'apply', '-f', '-'], documented);
       await cluster.api.call('DELETE', `${networkPolicies}/nothing-out`);
     });
 
@@ -774,7 +783,7 @@ describe('with the chart and the operator', () => {
         'does not accept your credentials',
       );
       expect(await badly('usage', ['list', '--as-group', 'x'])).toContain(
-        '--as-group and --as-uid need --as',
+        '--as-group, --as-uid and --as-user-extra need --as',
       );
     });
 

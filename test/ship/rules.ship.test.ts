@@ -84,6 +84,12 @@ describe('rules', () => {
 describe('PrometheusRule', () => {
   it('has the shipped rules', async () => {
     const file = load(await readFile(shipped, 'utf8')) as RuleFile;
+    const runbookBaseUrl = 'https://wiki.example.org/nasmig';
+    const rendered = await prometheusRule({ prometheusRule: { runbookBaseUrl } });
+    for (const { annotations } of [...rulesOf(rendered), ...rulesOf(file)])
+      if (annotations !== undefined) delete annotations['runbook_url'];
+    expect(rendered).toEqual(file);
+    // Where none are served, alerts name no runbook.
     expect(await prometheusRule()).toEqual(file);
     expect((await helm.template()).some(({ kind }) => kind === 'PrometheusRule')).toBe(false);
   });

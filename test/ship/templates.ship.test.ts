@@ -2,7 +2,7 @@
 
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import type { V1Container, V1Deployment, V1Role, V1Service } from '@kubernetes/client-node';
+import type { V1Container, V1Deployment, V1Pod, V1Role, V1Service } from '@kubernetes/client-node';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { customResourceDefinitions } from '../../crds/definitions.ts';
 import { nasMigrationPolicySchema } from '../../crds/nas-migration-policy.ts';
@@ -16,6 +16,7 @@ import {
 import { repositoryRoot } from '../../hack/ship/tools.ts';
 import { documentedValues } from '../../hack/ship/values-table.ts';
 import { dashboards, grafanaDashboard } from '../../observability/dashboards/grafana.ts';
+import { ruleFile } from '../../observability/rules/rule-file.ts';
 import { LEADER_LABEL, LEADER_LABEL_VALUE } from '../../operator/leader/leader-label.ts';
 import { clusterRules, namespaceRules, type PolicyRule } from '../../operator/permissions.ts';
 import { settingsFrom } from '../../operator/settings.ts';
@@ -116,11 +117,30 @@ describe('values', () => {
     ['an alert that cannot be', { prometheusRule: { disabledAlerts: ['Node'] } }, /disabledAlerts/],
     ['a label that is a number', { dashboards: { labels: { grafana_dashboard: 1 } } }, /grafana_dashboard/],
     ['an issuer without a name', { certManager: { issuerRef: { kind: 'ClusterIssuer' } } }, /issuerRef/],
+    ['an alert that is none', { prometheusRule: { disabledAlerts: ['NasMigrationNone'] } }, /disabledAlerts/],
+    ['runbooks that are no address', { prometheusRule: { runbookBaseUrl: 'docs' } }, /runbookBaseUrl/],
+    [
+      'a certificate that is always to be renewed',
+      { certManager: { enabled: true, duration: '720h', renewBefore: '720h' } },
+      /renewBefore 720h is not less/,
+    ],
     ['a peer that is none', { networkPolicy: { metricsFrom: [{ namespace: 'x' }] } }, /metricsFrom/],
   ])('are refused: %s', async (_what, values, names) => {
     await expect(helm.template(values)).rejects.toThrow(names);
     await expect(helm.template(values)).rejects.toBeInstanceOf(HelmError);
   });
+});
+
+it('the schema knows every alert, and no other', async () => {
+  const file = path.join(repositoryRoot, 'charts/nas-aware-migration/values.schema.json');
+  const { properties } = JSON.parse(await readFile(file, 'utf8')) as {
+    properties: { prometheusRule: { properties: { disabledAlerts: { items: { enum: string[] } } } } };
+  };
+  const known = properties.prometheusRule.properties.disabledAlerts.items.enum;
+  const alerts = ruleFile().groups.flatMap(({ rules }) =>
+    rules.flatMap((rule) => ('alert' in rule ? [rule.alert] : [])),
+  );
+  expect(known).toEqual(alerts.toSorted());
 });
 
 describe('operator Deployment', () => {
@@ -141,6 +161,15 @@ describe('operator Deployment', () => {
       limits: { memory: '512Mi' },
     });
     expect(pod?.volumes).toBeUndefined();
+  });
+
+  it('leaves its user to a cluster that chooses one', async () => {
+    const values = { podSecurityContext: { runAsUser: null, runAsGroup: null, fsGroup: null } };
+    const left = { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } };
+    const rendered = await helm.template(values);
+    expect(deploymentOf(rendered).spec?.template.spec?.securityContext).toEqual(left);
+    const test = objectOf(rendered, 'Pod', 'nas-aware-migration-test') as unknown as V1Pod;
+    expect(test.spec?.securityContext).toEqual(left);
   });
 
   it('has two replicas on different nodes, one of which a drain leaves', () => {
@@ -324,6 +353,10 @@ describe('Services and NetworkPolicy', () => {
       'nas-aware-migration-metrics',
       'nas-aware-migration-webhook',
     ]);
+    // `helm test` looks for pods that are not ready behind the metrics Service, and Prometheus scrapes them.
+    expect(
+      services.filter(({ spec }) => spec?.publishNotReadyAddresses).map(({ metadata }) => metadata?.name),
+    ).toEqual(['nas-aware-migration-metrics']);
     const labels = deploymentOf(objects).spec?.template.metadata?.labels;
     for (const service of services) {
       for (const { targetPort } of service.spec?.ports ?? []) expect(ports).toContain(targetPort);
@@ -350,6 +383,20 @@ describe('Services and NetworkPolicy', () => {
       [443, 6443],
       [53, 53],
     ]);
+    const openshift = {
+      namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': 'openshift-dns' } },
+    };
+    const elsewhere = objectOf(
+      await helm.template({ networkPolicy: { dnsTo: [openshift], dnsPorts: [5353] } }),
+      'NetworkPolicy',
+    ) as unknown as Policy;
+    expect(elsewhere.spec.egress[1]).toEqual({
+      to: [openshift],
+      ports: [
+        { port: 5353, protocol: 'UDP' },
+        { port: 5353, protocol: 'TCP' },
+      ],
+    });
     const apiServer = { ipBlock: { cidr: '10.0.0.0/24' } };
     const prometheus = { namespaceSelector: { matchLabels: { name: 'monitoring' } } };
     const narrow = objectOf(
@@ -397,7 +444,10 @@ describe('what is off unless asked', () => {
       defaults: { acceleration: 'Observe' },
     });
     // A part of the release from the first upgrade on.
-    expect(policy.metadata?.annotations).toMatchObject({ 'helm.sh/hook': 'post-install' });
+    expect(policy.metadata?.annotations).toMatchObject({
+      'helm.sh/hook': 'post-install',
+      'helm.sh/hook-delete-policy': 'hook-failed',
+    });
     const upgraded = await helm.template({ defaultPolicy: { enabled: true } }, '--is-upgrade');
     expect(objectOf(upgraded, 'NasMigrationPolicy', 'default').metadata?.annotations).toEqual({
       'helm.sh/resource-policy': 'keep',

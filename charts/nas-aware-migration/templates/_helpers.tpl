@@ -29,6 +29,27 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end }}
 
+{{/* Not empty where the API server has our policies already. */}}
+{{- define "nasmig.hasPolicies" -}}
+{{- if .Capabilities.APIVersions.Has "nasmigration.io/v1alpha1/NasMigrationPolicy" }}yes{{ end }}
+{{- end }}
+
+{{/* Whose the policy `default` is: `nobody`, `ours` when this release made it, also before an uninstall that left it, or `theirs`. */}}
+{{- define "nasmig.defaultPolicyOwner" -}}
+{{- $there := dict }}
+{{- if include "nasmig.hasPolicies" . }}
+{{- $there = lookup "nasmigration.io/v1alpha1" "NasMigrationPolicy" "" "default" }}
+{{- end }}
+{{- $marks := dig "metadata" "annotations" dict $there }}
+{{- if not $there -}}
+nobody
+{{- else if and (eq (get $marks "meta.helm.sh/release-name") .Release.Name) (eq (get $marks "meta.helm.sh/release-namespace") .Release.Namespace) -}}
+ours
+{{- else -}}
+theirs
+{{- end }}
+{{- end }}
+
 {{/* Ports of the operator's container; the Services and NetworkPolicies name them. */}}
 {{- define "nasmig.hubPort" -}}8443{{- end }}
 {{- define "nasmig.webhookPort" -}}9443{{- end }}

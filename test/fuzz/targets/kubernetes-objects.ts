@@ -12,6 +12,7 @@ const context: Parameters<typeof admit>[1] = {
   kubevirtUser: KUBEVIRT_USER,
   policyFor: () => policy,
   isStopped: (namespace) => namespace === 'full',
+  onInjected: () => {},
   notShared: (_namespace, claim) => (claim === 'c' ? undefined : 'access mode ReadWriteOnce'),
   settings: {
     image: 'sidecar:1',
