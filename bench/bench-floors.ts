@@ -150,7 +150,7 @@ export function floorResults(records: readonly BenchRecord[], disk: DiskFacts): 
     ),
     withPlain('cold, 200 Mbit/s', 'cold', 200, 2000),
     withPlain('warm, NAS at a tenth of the link', 'warm', 200, 20),
-    withPlain('warm, unlimited: the first migration between two nodes', 'warm', 0, 0),
+    withPlain('warm, unlimited: the first migration of a VM', 'warm', 0, 0),
     withPlain('warm, unlimited: the next one', 'warm', 0, 0, 'next'),
     atMost('index, sampled', 'percent of non-zero blocks read', INDEX_SHARE_PERCENT, indexPercent ?? null, 1),
     atMost('index, second hop', 'MiB read', 0, hop === undefined ? null : hop.indexNasBytes / 2 ** 20, 1),

@@ -88,7 +88,7 @@ export function selectCases(names: readonly string[]): BenchCase[] {
   return all.filter((one) => chosen.has(one));
 }
 
-/** The case whose result decides what `one` is: what the operator does after it, between the same nodes. */
+/** The case whose result decides what `one` is: what the operator does with the same VM after it. */
 export function caseBefore(one: BenchCase): string | undefined {
   return one.variant === 'next' ? one.id.slice(0, one.id.indexOf('+')) : undefined;
 }

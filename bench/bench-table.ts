@@ -17,7 +17,7 @@ export function wayOf({ method, variant }: BenchRecord): string {
     case 'second-hop':
       return `${method}, second hop`;
     case 'next':
-      return `${method}, the next one between the nodes`;
+      return `${method}, the next one of the VM`;
   }
 }
 

@@ -60,7 +60,7 @@ function readOptions() {
 /** One run of a case in a lab of its own. Throws when it could not be measured, or when what arrived was wrong. */
 async function runOnce(one: BenchCase, runs: readonly BenchRun[]): Promise<BenchRun> {
   const { scenario, hops } = scenarioOf(one);
-  // As the operator decides: where plain was seen to be faster, the next migration has no sidecar in its way.
+  // As the operator decides: where plain was seen to be faster, the VM's next migration has no sidecar in its way.
   const before = caseBefore(one);
   const isLeftPlain = runs.findLast((run) => run.case === before)?.isPlainFaster === true;
   const measured = await measureHops(isLeftPlain ? { ...scenario, method: 'plain' } : scenario, hops);

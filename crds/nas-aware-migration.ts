@@ -192,7 +192,7 @@ export const nasAwareMigrationStatusSchema = z
           .boolean()
           .meta({
             description:
-              'What was tried on the way showed that the link would have brought the pages sooner as they are: for a day the next ones between these nodes are plain.',
+              'What was tried on the way showed that the link would have brought the pages sooner as they are: for a day the next ones of this VM are plain, unless they are Required or have a limit of the link.',
           })
           .optional(),
         downtimeMs: count('How long the VM was stopped, as the source sidecar saw it.').optional(),

@@ -5,7 +5,7 @@ import {
   attemptsOfVm,
   byAttempt,
   clearsFailures,
-  plainIsFasterAfter,
+  isPlainFaster,
   recentFailures,
 } from './attempts.ts';
 import { clusterBreaker, vmBreaker } from './breaker.ts';
@@ -57,30 +57,18 @@ describe('attempts', () => {
     expect(attemptsOfVm(index, 'other', 'db')).toEqual([]);
   });
 
-  it('between two nodes tell for a day that plain is faster, the newest of them', () => {
-    const between = (source: string, target: string, hoursAgo: number, isPlainFaster?: boolean) => {
-      const object = record('db', 'Accelerated', hoursAgo);
-      const status = object.status as { result: object };
-      return {
-        ...object,
-        status: {
-          ...{ ...status, source: { node: source }, target: { node: target } },
-          result: { ...status.result, ...(isPlainFaster === undefined ? {} : { isPlainFaster }) },
-        },
-      };
+  it('tell for a day that plain is faster, the newest of the VM', () => {
+    const told = (vmiName: string, hoursAgo: number, plainFaster: boolean) => {
+      const object = record(vmiName, 'Accelerated', hoursAgo);
+      const { result, ...status } = object.status as { result: object };
+      return { ...object, status: { ...status, result: { ...result, isPlainFaster: plainFaster } } };
     };
-    const index = indexOf([
-      between('a', 'b', 5, true),
-      between('a', 'c', 25, true),
-      between('a', 'd', 5, true),
-    ]);
-    const shownBy = (source?: string, target?: string) => plainIsFasterAfter(index, source, target, now);
-    expect(shownBy('a', 'b')).toBe('shop/db-5');
-    expect(shownBy('b', 'a')).toBeUndefined();
-    expect(shownBy('a', undefined)).toBeUndefined();
-    expect(shownBy('a', 'c')).toBeUndefined();
-    const newer = indexOf([between('a', 'b', 5, true), between('a', 'b', 4)]);
-    expect(plainIsFasterAfter(newer, 'a', 'b', now)).toBeUndefined();
+    const objects = [
+      ...[told('db', 5, true), told('db', 6, false), told('web', 5, true), told('web', 4, false)],
+      ...[told('old', 25, true), record('none', 'FailedWhileArmed', 1)],
+    ];
+    const of = (vmiName: string) => isPlainFaster(attemptsOfVm(indexOf(objects), 'shop', vmiName), now);
+    expect(['db', 'web', 'old', 'none'].map(of)).toEqual([true, false, false, false]);
   });
 
   it('that succeeded have to stay while they clear failures: the newest alone, and only of earlier ones', () => {
@@ -89,6 +77,8 @@ describe('attempts', () => {
     });
     const attempts = [at(30, 'failed'), at(29, 'accelerated'), at(2, 'failed')];
     expect(clearsFailures(attempts, now - 29 * HOUR)).toBe(true);
+    // A failure that nothing counts any more needs nothing to clear it.
+    expect(clearsFailures([at(60, 'failed'), at(30, 'accelerated')], now - 30 * HOUR)).toBe(false);
     // Without it, two failures in a row would keep the breaker open for two hours.
     expect(vmBreaker(attempts, now)).toBeUndefined();
     expect(vmBreaker([at(30, 'failed'), at(1.5, 'failed')], now)).toBeDefined();

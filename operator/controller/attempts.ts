@@ -1,10 +1,10 @@
 // The armed attempts that the breaker looks at, found by index among the finished NasAwareMigrations: those of one VM, and the
 // failures of the cluster in the last hour. No reconcile goes through all objects.
-import type { Attempt } from './breaker.ts';
+import { ATTEMPT_MEMORY_MS, type Attempt } from './breaker.ts';
 import type { MigrationObject } from './snapshot.ts';
 
 const HOUR_MS = 3_600_000;
-/** What one migration showed of the link between two nodes is believed for so long. */
+/** What a migration showed of the link is believed for so long. */
 const LINK_MEMORY_MS = 24 * HOUR_MS;
 
 /** What is read of the cache. */
@@ -18,28 +18,30 @@ export const byAttempt = 'attempt';
 /** An attempt, when the object is the record of one. */
 export function attemptOf(object: MigrationObject): Attempt | undefined {
   const status = object.status as
-    | { completionTime?: unknown; result?: { attempt?: unknown; qemuBytes?: unknown } }
+    | {
+        completionTime?: unknown;
+        result?: { attempt?: unknown; qemuBytes?: unknown; isPlainFaster?: unknown };
+      }
     | undefined;
   const attempt = status?.result?.attempt;
   if (attempt !== 'FailedWhileArmed' && attempt !== 'Accelerated') return undefined;
-  const { qemuBytes } = status?.result ?? {};
+  const { qemuBytes, isPlainFaster } = status?.result ?? {};
   return {
     namespace: object.metadata?.namespace ?? '',
     vmiName: String((object.spec as { vmiName?: unknown } | undefined)?.vmiName ?? ''),
     endMs: Date.parse(String(status?.completionTime ?? '')) || 0,
     outcome: attempt === 'Accelerated' ? 'accelerated' : 'failed',
     ...(typeof qemuBytes === 'number' ? { qemuBytes } : {}),
+    ...(isPlainFaster === true ? { isPlainFaster } : {}),
   };
 }
 
-/** The values an object is found under: its VM; for a failure the hour in which it was, for a success the nodes. */
+/** The values an object is found under: its VM, and for a failure the hour in which it was. */
 export function attemptIndexValues(object: MigrationObject): string[] {
   const attempt = attemptOf(object);
   if (attempt === undefined) return [];
   const ofVm = vmValue(attempt.namespace, attempt.vmiName);
-  if (attempt.outcome === 'failed') return [ofVm, hourValue(attempt.endMs)];
-  const { source, target } = nodesOf(object);
-  return source === undefined || target === undefined ? [ofVm] : [ofVm, nodesValue(source, target)];
+  return attempt.outcome === 'failed' ? [ofVm, hourValue(attempt.endMs)] : [ofVm];
 }
 
 /** All armed attempts of a VM, in any order. */
@@ -53,8 +55,10 @@ export function attemptsOfVm(migrations: AttemptIndex, namespace: string, vmiNam
  */
 export function clearsFailures(attempts: readonly Attempt[], successEndMs: number): boolean {
   return (
-    attempts.some(({ outcome, endMs }) => outcome === 'failed' && endMs <= successEndMs) &&
-    !attempts.some(({ outcome, endMs }) => outcome === 'accelerated' && endMs > successEndMs)
+    attempts.some(
+      ({ outcome, endMs }) =>
+        outcome === 'failed' && endMs <= successEndMs && successEndMs - endMs < ATTEMPT_MEMORY_MS,
+    ) && !attempts.some(({ outcome, endMs }) => outcome === 'accelerated' && endMs > successEndMs)
   );
 }
 
@@ -68,42 +72,14 @@ export function recentFailures(migrations: AttemptIndex, nowMs: number): Attempt
 }
 
 /**
- * The name of the migration, if that is so, after which plain ones are expected to be faster from this node to that: the newest accelerated
- * one between them in the last day, when its result says so.
+ * Whether plain migrations of a VM are expected to be faster: its newest accelerated one in the last day says so. What other VMs' sidecars
+ * say is not asked, for none may decide for another VM.
  */
-export function plainIsFasterAfter(
-  migrations: AttemptIndex,
-  source: string | undefined,
-  target: string | undefined,
-  nowMs: number,
-): string | undefined {
-  if (source === undefined || target === undefined) return undefined;
-  const [newest] = migrations
-    .find(byAttempt, nodesValue(source, target))
-    .flatMap((object) => {
-      const attempt = attemptOf(object);
-      return attempt === undefined ? [] : [{ object, endMs: attempt.endMs }];
-    })
-    .filter(({ endMs }) => nowMs - endMs < LINK_MEMORY_MS)
+export function isPlainFaster(attemptsOfTheVm: readonly Attempt[], nowMs: number): boolean {
+  const [newest] = attemptsOfTheVm
+    .filter(({ outcome, endMs }) => outcome === 'accelerated' && nowMs - endMs < LINK_MEMORY_MS)
     .sort((a, b) => b.endMs - a.endMs);
-  const result = (newest?.object.status as { result?: { isPlainFaster?: unknown } } | undefined)?.result;
-  return result?.isPlainFaster === true
-    ? `${newest?.object.metadata?.namespace}/${newest?.object.metadata?.name}`
-    : undefined;
-}
-
-interface Nodes {
-  readonly source?: string | undefined;
-  readonly target?: string | undefined;
-}
-
-function nodesOf(object: MigrationObject): Nodes {
-  const status = object.status as Record<'source' | 'target', { node?: string } | undefined> | undefined;
-  return { source: status?.source?.node, target: status?.target?.node };
-}
-
-function nodesValue(source: string, target: string): string {
-  return `nodes ${source} ${target}`;
+  return newest?.isPlainFaster === true;
 }
 
 function vmValue(namespace: string, vmiName: string): string {

@@ -10,6 +10,8 @@ export interface Attempt {
   outcome: 'failed' | 'accelerated';
   /** What the source QEMU wrote, when it was told. */
   qemuBytes?: number;
+  /** What it told of a plain migration in its place. */
+  isPlainFaster?: boolean;
 }
 
 const HOUR_MS = 3_600_000;

@@ -12,7 +12,7 @@ import { apiVersionOf, keyOf, resources, splitKey } from '../kubernetes/resource
 import { WorkQueue } from '../kubernetes/work-queue.ts';
 import { controllingVmi, hasSidecar } from '../kubevirt/launcher-pod.ts';
 import { readVmi, readVmim, type Vmi, type Vmim } from '../kubevirt/objects.ts';
-import { attemptsOfVm, clearsFailures, plainIsFasterAfter, recentFailures } from './attempts.ts';
+import { attemptsOfVm, clearsFailures, isPlainFaster, recentFailures } from './attempts.ts';
 import { ATTEMPT_MEMORY_MS, type Attempt, type BreakerState, clusterBreaker, vmBreaker } from './breaker.ts';
 import {
   byMigrationName,
@@ -376,9 +376,7 @@ export class Controller {
       reconnectUntilMs: this.#reconnectUntilMs,
       holdsPermit: this.permits.isHeldBy(migration.uid),
       lastQemuBytes: lastQemuBytes(attempts, nowMs),
-      plainIsFasterAfter: finished
-        ? undefined
-        : plainIsFasterAfter(caches.migrations, sourcePod?.node, targetPod?.node, nowMs),
+      isPlainFaster: isPlainFaster(attempts, nowMs),
       sourcePod,
       targetPod,
       coordination: ownVmim === undefined ? undefined : coordinator.view(ownVmim.metadata.uid),

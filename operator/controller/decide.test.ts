@@ -68,10 +68,11 @@ describe('starting', () => {
   });
 
   it('goes plainly where plain was seen to be faster, but not with Required', () => {
-    const facts = { plainIsFasterAfter: 'shop/move-web' };
+    const facts = { isPlainFaster: true };
     const plain = decide(snapshot(facts));
     expect(accelerated(plain)).toBe('False GainTooSmall');
-    expect(condition(plain, 'Accelerated')?.message).toContain('shop/move-web');
+    const limited = decide(snapshot({ ...facts, migration: nam({ limits: { linkBandwidth: '50M' } }) }));
+    expect(accelerated(limited)).toBe('Unknown Arming');
     const required = decide(snapshot({ ...facts, migration: nam({ acceleration: 'Required' }) }));
     expect(accelerated(required)).toBe('Unknown Arming');
   });
@@ -369,6 +370,23 @@ describe('running', () => {
       snapshot({ ...facts, migration: nam({}, first), coordination: told(900), nowMs: nowMs + 10_000 }),
     );
     expect(worse.status?.progress).toMatchObject({ percent: 45, remainingBytes: 900 });
+  });
+
+  it('does not take back what an earlier leader gave its GO to', () => {
+    const status: NasAwareMigrationStatus = {
+      phase: 'Migrating',
+      migration: { name: 'move-db-6f1b7a52', uid: vmimUid },
+      conditions: [
+        {
+          ...{ type: 'Accelerated', status: 'True', reason: 'Framed', message: '' },
+          lastTransitionTime: '2026-06-01T11:59:00Z',
+        },
+      ],
+    };
+    const facts = { vmim: vmim('Running'), vmi: handedOff(), targetPod: pod('pod-b') };
+    const decision = decide(snapshot({ ...facts, migration: nam({}, status), isPlainFaster: true }));
+    expect(accelerated(decision)).not.toContain('False');
+    expect(effectTypes(decision)).toContain('coordinate');
   });
 
   it('says what the sidecars say', () => {

@@ -301,12 +301,14 @@ function startProblem(snapshot: Facts): NotAccelerated | undefined {
 function gainOf(snapshot: Facts): NotAccelerated | undefined {
   if (effectiveAcceleration(snapshot) === 'Observe') return undefined;
   const problem = gainProblem(snapshot.sourcePod?.index, snapshot.lastQemuBytes);
-  if (problem !== undefined || snapshot.plainIsFasterAfter === undefined) return problem;
-  // Who asks for Required wants the link spared, whatever time it takes.
-  if (effectiveAcceleration(snapshot) === 'Required') return undefined;
+  if (problem !== undefined || !snapshot.isPlainFaster) return problem;
+  // Who asks for Required wants the link spared, whatever time it takes; and a limit is the sidecars' to keep.
+  const { migration, policy } = snapshot;
+  const isLimited = migration.spec.limits?.linkBandwidth ?? policy?.spec.defaults?.limits?.linkBandwidth;
+  if (effectiveAcceleration(snapshot) === 'Required' || isLimited !== undefined) return undefined;
   return because(
     'GainTooSmall',
-    `the link between these nodes brought pages sooner as they are, as ${snapshot.plainIsFasterAfter} showed`,
+    "the VM's last migration showed that the link brings its pages sooner as they are",
   );
 }
 
@@ -373,7 +375,10 @@ function decideRunning(snapshot: Snapshot, vmim: Vmim): Decision {
   if (isFinal(vmim)) return decideEnd(snapshot, vmim);
   const configuration = configurationOf(snapshot);
   const go = coordination?.go === true;
-  const problem = go || vmi === undefined ? undefined : (runningProblem(snapshot) ?? permitProblem(snapshot));
+  // What an earlier leader gave its GO to is not taken back by one that has not heard of it yet.
+  const decided = go || acceleratedOf(migration.status)?.status === 'True';
+  const problem =
+    decided || vmi === undefined ? undefined : (runningProblem(snapshot) ?? permitProblem(snapshot));
   const effects: Effect[] = [];
   if (problem !== undefined) {
     if (coordination !== undefined && coordination.reason === undefined)

@@ -108,7 +108,7 @@ export function snapshot(facts: Partial<Snapshot> = {}): Snapshot {
     reconnectUntilMs: 0,
     holdsPermit: false,
     lastQemuBytes: undefined,
-    plainIsFasterAfter: undefined,
+    isPlainFaster: false,
     permit: undefined,
     ...facts,
   };

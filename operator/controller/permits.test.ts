@@ -68,7 +68,7 @@ function snapshot(
     reconnectUntilMs: 0,
     holdsPermit: false,
     lastQemuBytes: undefined,
-    plainIsFasterAfter: undefined,
+    isPlainFaster: false,
     permit: undefined,
     ...others,
   };

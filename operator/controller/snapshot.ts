@@ -116,8 +116,8 @@ export interface Snapshot {
   reconnectUntilMs: number;
   /** What QEMU wrote in the VM's last accelerated migration; undefined when there is none, or it is too old to tell. */
   lastQemuBytes: number | undefined;
-  /** The migration that showed plain ones to be faster between these two nodes; undefined when none did, or the target is not known yet. */
-  plainIsFasterAfter: string | undefined;
+  /** The VM's last accelerated migration showed that a plain one would have been faster. */
+  isPlainFaster: boolean;
   /** Whether it holds a permit from before. */
   holdsPermit: boolean;
   /** Undefined when none is wanted. */
