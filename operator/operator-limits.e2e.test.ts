@@ -255,34 +255,48 @@ describe('what a namespace allows its pods', () => {
 
   it.each([
     ['as KubeVirt says it of a VM that starts', true],
+    // The pod comes without a sidecar after a minute of refusals.
     ['that KubeVirt says in events alone', false],
-  ])('and a limit range that refuses the sidecar stops injection: %s', async (_what, isTold) => {
-    const shop = await world.shop();
-    await world.api.call('POST', `/api/v1/namespaces/${shop.namespace}/limitranges`, {
-      body: {
-        apiVersion: 'v1',
-        kind: 'LimitRange',
-        metadata: { name: 'no-small-ones' },
-        spec: { limits: [{ type: 'Container', min: { memory: '512Mi' } }] },
-      },
-    });
-    const vmim = await world.kubevirt.evict(shop.vm);
-    const handOff = () => world.kubevirt.handOff(shop.vm, vmim, 'node-2');
-    // The API server reads limit ranges from a cache, which gets a moment to see it.
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    const message = await handOff().then(String, ({ message }: Error) => message);
-    expect(message).toContain('minimum memory usage per Container is 512Mi');
-    if (isTold) {
-      const conditions = [{ type: 'Synchronized', status: 'False', reason: 'FailedCreate', message }];
-      await world.api.mergePatch(resources.virtualMachineInstances, shop.namespace, 'db', {
-        status: { conditions },
+  ])(
+    'and a limit range that refuses the sidecar stops injection: %s',
+    { timeout: 120_000 },
+    async (_what, isTold) => {
+      const shop = await world.shop();
+      await world.api.call('POST', `/api/v1/namespaces/${shop.namespace}/limitranges`, {
+        body: {
+          apiVersion: 'v1',
+          kind: 'LimitRange',
+          metadata: { name: 'no-small-ones' },
+          spec: { limits: [{ type: 'Container', min: { memory: '512Mi' } }] },
+        },
       });
-    }
-    await vi.waitFor(async () => expect(hasSidecar(await handOff())).toBe(false), {
-      timeout: 30_000,
-      interval: 500,
-    });
-  });
+      const vmim = await world.kubevirt.evict(shop.vm);
+      const handOff = () => world.kubevirt.handOff(shop.vm, vmim, 'node-2');
+      // The API server reads limit ranges from a cache, which gets a moment to see it.
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      const message = await handOff().then(String, ({ message }: Error) => message);
+      expect(message).toContain('minimum memory usage per Container is 512Mi');
+      if (isTold) {
+        const conditions = [{ type: 'Synchronized', status: 'False', reason: 'FailedCreate', message }];
+        await world.api.mergePatch(resources.virtualMachineInstances, shop.namespace, 'db', {
+          status: { conditions },
+        });
+      }
+      await vi.waitFor(async () => expect(hasSidecar(await handOff())).toBe(false), {
+        timeout: isTold ? 30_000 : 90_000,
+        interval: 500,
+      });
+      await world.policy(shop.namespace, { defaults: {} });
+      await eventually(async () =>
+        expect(await policyConditions(shop)).toContainEqual(
+          expect.objectContaining({
+            reason: 'StoppedInNamespaces',
+            message: expect.stringContaining(shop.namespace),
+          }),
+        ),
+      );
+    },
+  );
 });
 
 describe('the breaker of the cluster', () => {

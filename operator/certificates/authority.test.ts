@@ -27,6 +27,7 @@ function secretStore() {
   return {
     api: api as unknown as ApiClient,
     writes: () => version,
+    keys: () => Object.keys(secret?.data ?? {}),
     lose: (key: string) => {
       if (secret?.data !== undefined) secret.data[key] = '';
     },
@@ -82,6 +83,24 @@ describe('authority', () => {
     expect(signer.certificatePem).not.toBe(first.signer.certificatePem);
     expect(bundlePem).toBe(rotated.bundlePem);
     expect(bundlePem.startsWith(signer.certificatePem)).toBe(true);
+  });
+
+  it('keeps the key of the one before only until it signs itself', async () => {
+    const { api, keys, writes } = secretStore();
+    const clock = { ms: Date.now() };
+    const first = await storeAt(api, clock).load();
+    clock.ms += 490 * DAY;
+    await storeAt(api, clock).load();
+    clock.ms += SIGN_AFTER_MS - 2000;
+    await storeAt(api, clock).load();
+    expect(keys()).toContain('previous-ca.key');
+    clock.ms += 2000;
+    const [one, two] = await Promise.all([storeAt(api, clock).load(), storeAt(api, clock).load()]);
+    expect(keys()).toEqual(['ca.crt', 'ca.key', 'previous-ca.crt']);
+    expect(one).toEqual(two);
+    expect(one.bundlePem).toBe(one.signer.certificatePem + first.bundlePem);
+    await storeAt(api, clock).load();
+    expect(writes()).toBe(3);
   });
 
   it('signs at once when nothing of the one before is left to sign with', async () => {

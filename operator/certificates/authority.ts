@@ -44,7 +44,10 @@ export class AuthorityStore {
     this.#now = options.now ?? Date.now;
   }
 
-  /** The authority in the Secret; made when absent, replaced when two thirds of its life are over. Safe to run in parallel. */
+  /**
+   * The authority in the Secret; made when absent, replaced when two thirds of its life are over, the key of the one before deleted when
+   * that does not sign any more. Safe to run in parallel.
+   */
   async load(): Promise<AuthorityBundle> {
     const { api, namespace, secretName } = this.#options;
     for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
@@ -56,10 +59,12 @@ export class AuthorityStore {
         });
       const read = readAuthority(secret, 'ca');
       const current = read?.keyPem === '' ? undefined : read;
-      if (current !== undefined && !isDue(current.certificatePem, this.#now()))
-        return this.#bundle(current, readAuthority(secret, 'previous-ca'));
-      const next = this.#make();
-      const wanted = this.#secret(secret, next, current);
+      let wanted: V1Secret | undefined;
+      if (current !== undefined && !isDue(current.certificatePem, this.#now())) {
+        wanted = this.#withoutUsedKey(secret, current);
+        if (wanted === undefined) return this.#bundle(current, readAuthority(secret, 'previous-ca'));
+      }
+      wanted ??= this.#secret(secret, this.#make(), current);
       try {
         if (secret === undefined) await api.create(resources.secrets, wanted);
         else await api.replace(resources.secrets, wanted);
@@ -78,12 +83,23 @@ export class AuthorityStore {
     const now = this.#now();
     if (previous === undefined || new X509Certificate(previous.certificatePem).validToDate.getTime() <= now)
       return { signer: current, bundlePem: current.certificatePem };
-    const madeMs = new X509Certificate(current.certificatePem).validFromDate.getTime() + BACKDATE_MS;
-    const isNew = now - madeMs < (this.#options.signAfterMs ?? SIGN_AFTER_MS);
     return {
-      signer: isNew && previous.keyPem !== '' ? previous : current,
+      signer: this.#isNew(current) && previous.keyPem !== '' ? previous : current,
       bundlePem: current.certificatePem + previous.certificatePem,
     };
+  }
+
+  /** It is not trusted everywhere yet. */
+  #isNew({ certificatePem }: KeyAndCertificate): boolean {
+    const madeMs = new X509Certificate(certificatePem).validFromDate.getTime() + BACKDATE_MS;
+    return this.#now() - madeMs < (this.#options.signAfterMs ?? SIGN_AFTER_MS);
+  }
+
+  /** The Secret without the key of the previous authority when that does not sign any more; undefined when there is nothing to take out. */
+  #withoutUsedKey(secret: V1Secret | undefined, current: KeyAndCertificate): V1Secret | undefined {
+    if (secret?.data?.['previous-ca.key'] === undefined || this.#isNew(current)) return undefined;
+    const { 'previous-ca.key': _used, ...data } = secret.data;
+    return { ...secret, data };
   }
 
   #make(): KeyAndCertificate {

@@ -40,6 +40,9 @@ it('a new authority is published, then signs; sidecars with the old bundle and w
     const next = both.replace(old.certificatePem.trim(), '').trim();
     await eventually(async () => expect(await isServedBy(world, next)).toBe(true));
     expect(await isServedBy(world, old.certificatePem)).toBe(false);
+    await eventually(async () =>
+      expect(await secretKeys(world)).toEqual(['ca.crt', 'ca.key', 'previous-ca.crt']),
+    );
     const web = await world.kubevirt.vm(shop.namespace, 'web', 'node-1');
     expect(hasSidecar(web.pod)).toBe(true);
     await connectsWith(world, web.pod, next);
@@ -61,6 +64,11 @@ async function agedAuthority(world: OperatorWorld): Promise<KeyAndCertificate> {
     data: { 'ca.crt': encode(pair.certificatePem), 'ca.key': encode(pair.keyPem) },
   });
   return pair;
+}
+
+async function secretKeys({ api, settings }: OperatorWorld): Promise<string[]> {
+  const { data } = await api.get<V1Secret>(resources.secrets, settings.namespace, AUTHORITY_SECRET);
+  return Object.keys(data ?? {}).sort();
 }
 
 /** What pods of the namespace and the API server trust: one bundle when they agree. */

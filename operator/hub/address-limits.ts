@@ -10,11 +10,13 @@ export interface AddressBounds {
   /** Connections that came to nothing (no handshake, no request, another path, a token that is not good). */
   failuresPerSecond: number;
   failureBurst: number;
+  /** Failures beyond the burst that are remembered: of connections that were open at once, or were opened before the burst was used up. */
+  failureDebt: number;
 }
 
 interface Remote {
-  /** Their ports. */
-  readonly unfinished: Set<number>;
+  /** By their ports: what it is when one closes without having been through. */
+  readonly unfinished: Map<number, 'failure' | 'excused'>;
   authenticating: number;
   readonly failures: RateLimit;
   lastSeenMs: number;
@@ -41,7 +43,7 @@ export class AddressLimits {
     if (remote === undefined) return true;
     remote.lastSeenMs = nowMs;
     if (remote.unfinished.size >= this.#bounds.unfinished || !remote.failures.has(nowMs)) return false;
-    remote.unfinished.add(port);
+    remote.unfinished.set(port, 'failure');
     return true;
   }
 
@@ -59,24 +61,43 @@ export class AddressLimits {
     if (remote !== undefined) remote.authenticating = Math.max(0, remote.authenticating - 1);
   }
 
-  /** It is through, or did not get through for a reason that is not its own. */
+  /** When it is not through by its end, that is for a reason that is not its own; until then it keeps its slot. */
+  excuse(address: string, port: number): void {
+    const unfinished = this.#remotes.get(address)?.unfinished;
+    if (unfinished?.has(port) === true) unfinished.set(port, 'excused');
+  }
+
+  /** One that is excused was at fault after all. */
+  failed(address: string, nowMs: number): void {
+    const remote = this.#remotes.get(address);
+    if (remote !== undefined) this.#charge(remote, nowMs);
+  }
+
+  /** It is through. */
   through(address: string, port: number): void {
     this.#remotes.get(address)?.unfinished.delete(port);
   }
 
-  /** It is closed; one that was not through has failed. */
+  /** It is closed; one that was neither through nor excused has failed. */
   closed(address: string, port: number, nowMs: number): void {
     const remote = this.#remotes.get(address);
-    if (remote?.unfinished.delete(port) === true) remote.failures.allows(nowMs);
+    const outcome = remote?.unfinished.get(port);
+    remote?.unfinished.delete(port);
+    if (remote !== undefined && outcome === 'failure') this.#charge(remote, nowMs);
   }
 
   /** Forgets addresses that are as new again. */
   forget(nowMs: number): void {
-    const { failureBurst, failuresPerSecond } = this.#bounds;
-    const fullAfterMs = (failureBurst / failuresPerSecond) * 1000;
+    const { failureBurst, failureDebt, failuresPerSecond } = this.#bounds;
+    const fullAfterMs = ((failureBurst + failureDebt) / failuresPerSecond) * 1000;
     for (const [address, { unfinished, authenticating, lastSeenMs }] of this.#remotes)
       if (unfinished.size === 0 && authenticating === 0 && nowMs - lastSeenMs >= fullAfterMs)
         this.#remotes.delete(address);
+  }
+
+  #charge(remote: Remote, nowMs: number): void {
+    remote.lastSeenMs = nowMs;
+    remote.failures.charge(nowMs, this.#bounds.failureDebt);
   }
 
   #remoteOf(address: string, nowMs: number): Remote | undefined {
@@ -84,7 +105,7 @@ export class AddressLimits {
     if (known !== undefined || this.#remotes.size >= MAX_ADDRESSES) return known;
     const { failuresPerSecond, failureBurst } = this.#bounds;
     const failures = new RateLimit(failuresPerSecond, failureBurst, nowMs);
-    const remote = { unfinished: new Set<number>(), authenticating: 0, failures, lastSeenMs: nowMs };
+    const remote: Remote = { unfinished: new Map(), authenticating: 0, failures, lastSeenMs: nowMs };
     this.#remotes.set(address, remote);
     return remote;
   }

@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { connect as connectTls } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { WebSocket } from 'ws';
 import { ControlClient } from '../../control/client.ts';
@@ -235,11 +236,7 @@ describe('what has not shown a good token', () => {
     await tcp().closed;
     expect(refused).toEqual(['address']);
     for (const { socket } of two) socket.destroy();
-    await vi.waitFor(async () => {
-      const another = raw();
-      await Promise.race([another.open, another.closed.then(() => Promise.reject(new Error('closed')))]);
-      another.socket.terminate();
-    });
+    await vi.waitFor(opens);
     expect(sidecar.socket.readyState).toBe(WebSocket.OPEN);
     sidecar.socket.terminate();
   });
@@ -260,16 +257,92 @@ describe('what has not shown a good token', () => {
         await raw('bad').closed;
         expect(refused.at(-1)).toBe('address');
       });
-      await vi.waitFor(
-        async () => {
-          const later = raw();
-          await Promise.race([later.open, later.closed.then(() => Promise.reject(new Error('closed')))]);
-          later.socket.terminate();
-        },
-        { timeout: 5000 },
-      );
+      await vi.waitFor(opens, { timeout: 5000 });
     },
   );
+
+  /** Asks for an upgrade, and never ends its half of the connection. */
+  async function halfOpen(token: string) {
+    const socket = connectTls({
+      socket: connect({ host: '127.0.0.1', port: hub.port, allowHalfOpen: true }),
+      ca: authority.certificatePem,
+      checkServerIdentity: () => undefined,
+    });
+    socket.on('error', () => {});
+    await new Promise((resolve) => socket.on('secureConnect', resolve));
+    const answered = new Promise<string>((resolve) => socket.once('data', (data) => resolve(String(data))));
+    const lines = [
+      `GET ${HUB_PATH} HTTP/1.1`,
+      'Host: hub',
+      'Connection: Upgrade',
+      'Upgrade: websocket',
+      'Sec-WebSocket-Version: 13',
+      'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
+      `Authorization: Bearer ${token}`,
+    ];
+    socket.write(`${lines.join('\r\n')}\r\n\r\n`);
+    return { socket, answer: (await answered).split('\r\n')[0] };
+  }
+
+  async function opens(): Promise<void> {
+    const one = raw();
+    await Promise.race([one.open, one.closed.then(() => Promise.reject(new Error('closed')))]);
+    one.socket.terminate();
+  }
+
+  it.each([
+    ['a token that is not good', 'bad', '401 Unauthorized'],
+    ['no API server to ask', 'away', '503 Service Unavailable'],
+  ])(
+    'keeps no slot when it does not end its connection after a refusal: %s',
+    async (_what, token, status) => {
+      const sometimes: Authenticator = {
+        authenticate: (asked) =>
+          asked === 'away' ? Promise.reject(new Error('away')) : authenticator.authenticate(asked),
+      };
+      await restart({
+        authenticator: sometimes,
+        maxConnections: 1,
+        maxUnfinished: 1,
+        addressBounds: { unfinished: 2 },
+      });
+      const two = [await halfOpen(token), await halfOpen(token)];
+      expect(two.map(({ answer }) => answer)).toEqual([`HTTP/1.1 ${status}`, `HTTP/1.1 ${status}`]);
+      await vi.waitFor(opens);
+      expect(two.map(({ socket }) => socket.destroyed)).toEqual([false, false]);
+      for (const { socket } of two) socket.destroy();
+    },
+  );
+
+  it('is not charged for a hub that is full or an API server that is away, nor for leaving before its answer', async () => {
+    let isAway = true;
+    let asked = 0;
+    const unsteady: Authenticator = {
+      authenticate: async (token) => {
+        asked += 1;
+        if (token === 'slow') await new Promise((resolve) => setTimeout(resolve, 50));
+        if (isAway) throw new Error('away');
+        return { identity };
+      },
+    };
+    await restart({
+      authenticator: unsteady,
+      maxConnections: 1,
+      addressBounds: { failureBurst: 1, failureDebt: 0, failuresPerSecond: 0.001 },
+    });
+    for (let attempt = 0; attempt < 5; attempt += 1) await raw().closed;
+    const leaving = raw('slow');
+    await vi.waitFor(() => expect(asked).toBe(6));
+    leaving.socket.terminate();
+    await leaving.closed;
+    isAway = false;
+    const sidecar = raw();
+    await sidecar.open;
+    for (let attempt = 0; attempt < 5; attempt += 1) await raw().closed;
+    expect(new Set(refused)).toEqual(new Set(['unavailable', 'full']));
+    sidecar.socket.terminate();
+    await vi.waitFor(opens);
+  });
 
   it('takes not all of the slots in which tokens are looked at', async () => {
     let waiting = 0;

@@ -77,12 +77,15 @@ const MAX_AUTHENTICATING = 64;
 /** In the TLS handshake, or without a request yet: each is closed after ten seconds. */
 const DEFAULT_MAX_UNFINISHED = 4096;
 /** A thousand sidecars may come back at once from one address, one that has none may not take every slot. */
-const ADDRESS_BOUNDS: AddressBounds = {
+export const ADDRESS_BOUNDS: AddressBounds = {
   unfinished: 1024,
   authenticating: (MAX_AUTHENTICATING * 3) / 4,
   failuresPerSecond: 5,
   failureBurst: 100,
+  failureDebt: 100,
 };
+/** A peer that does not take its refusal in this time is cut off. */
+const REFUSAL_MS = 1000;
 /** The one in use, one that died without a word, and one that comes in its place. */
 const MAX_CONNECTIONS_OF_POD = 3;
 /** Messages of one sidecar: one progress a second, stats and state; ten times that is a fault. */
@@ -202,8 +205,11 @@ export class Hub {
     socket.on('error', () => socket.destroy());
     const { remoteAddress: address = '', remotePort: port = 0 } = request.socket;
     const refuse = (status: string, reason: HubRefusal, detail: string) => {
-      if (reason === 'full' || reason === 'unavailable') this.#addresses.through(address, port);
       this.#options.onRefused?.(reason, detail);
+      // A peer that never ends its half of the connection must not keep its slot.
+      const timer = setTimeout(() => socket.destroy(), REFUSAL_MS).unref();
+      socket.once('close', () => clearTimeout(timer));
+      socket.once('finish', () => socket.destroy());
       socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
     };
     if (request.url !== HUB_PATH) return refuse('404 Not Found', 'path', 'wrong path');
@@ -212,13 +218,19 @@ export class Hub {
       this.#authenticating >= MAX_AUTHENTICATING ||
       !this.#addresses.authenticates(address)
     ) {
+      this.#addresses.excuse(address, port);
       return refuse('503 Service Unavailable', 'full', `${this.#sockets.clients.size} connections`);
     }
     const token = /^Bearer (\S+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '';
     this.#authenticating += 1;
+    // One that does not wait for an API server that is away has not failed.
+    this.#addresses.excuse(address, port);
     try {
       const answer = await this.#options.authenticator.authenticate(token);
-      if ('refused' in answer) return refuse('401 Unauthorized', 'token', answer.refused);
+      if ('refused' in answer) {
+        this.#addresses.failed(address, performance.now());
+        return refuse('401 Unauthorized', 'token', answer.refused);
+      }
       if (socket.destroyed) return;
       this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
         this.#addresses.through(address, port);

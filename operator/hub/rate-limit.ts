@@ -19,6 +19,12 @@ export class RateLimit {
     return true;
   }
 
+  /** Takes one token, also where there is none: what is owed is at most so many, and comes back like the others. */
+  charge(nowMs: number, maxDebt: number): void {
+    this.has(nowMs);
+    this.#tokens = Math.max(-maxDebt, this.#tokens - 1);
+  }
+
   /** Whether there is a token. */
   has(nowMs: number): boolean {
     this.#tokens = Math.min(this.#burst, this.#tokens + ((nowMs - this.#atMs) / 1000) * this.#perSecond);

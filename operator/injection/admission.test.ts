@@ -108,6 +108,7 @@ describe('admission', () => {
     ['NoPolicy', {}, { policyFor: () => undefined }],
     ['InjectionDisabled', {}, { policyFor: () => policy({ injection: 'Disabled' }) }],
     ['InjectionStopped', {}, { isStopped: () => true }],
+    ['InjectionStopped', {}, { onInjected: () => false }],
     ['NotALauncherPod', { object: {} }, {}],
     [
       'MalformedPod',
@@ -130,6 +131,23 @@ describe('admission', () => {
       expect(answer.response).toEqual({ uid: 'r-1', allowed: true });
     },
   );
+});
+
+describe('a dry run', () => {
+  it('is answered as a pod is, and counts as none', () => {
+    const asked: unknown[] = [];
+    const told: unknown[] = [];
+    const { decision } = admit(review({ dryRun: true }), {
+      ...context,
+      isStopped: (_namespace, pod) => {
+        asked.push(pod);
+        return false;
+      },
+      onInjected: (pod) => told.push(pod) < 0,
+    });
+    expect(decision).toBe('Injected');
+    expect([asked, told]).toEqual([[undefined], []]);
+  });
 });
 
 describe('webhook configuration', () => {

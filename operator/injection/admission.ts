@@ -43,10 +43,13 @@ export interface AdmissionContext {
   kubevirtUser: string;
   /** The policy for a VM with these labels in this namespace. */
   policyFor: (namespace: string, labels: Readonly<Record<string, string>>) => Policy | undefined;
-  /** True after pods with our sidecar were refused in this namespace (quota, limit range, full nodes, no image); told of every pod before. */
-  isStopped: (namespace: string, pod: V1Pod) => boolean;
-  /** This pod gets a sidecar. */
-  onInjected: (pod: V1Pod) => void;
+  /**
+   * True after pods with our sidecar were refused in this namespace (quota, limit range, full nodes, no image); told of every pod that
+   * is asked for before, but not of one in a dry run.
+   */
+  isStopped: (namespace: string, asked: V1Pod | undefined) => boolean;
+  /** This pod gets a sidecar, unless the answer is false. Not asked in a dry run. */
+  onInjected: (pod: V1Pod) => boolean | undefined;
   /** Why a disk on this claim cannot be read by both nodes; undefined when it can, or when that is not known. Answers at once. */
   notShared: (namespace: string, claim: string) => string | undefined;
   settings: SidecarSettings;
@@ -74,11 +77,12 @@ function admitPod(review: AdmissionReview, context: AdmissionContext): Admission
   if (!isPodCreation || request.userInfo.username !== context.kubevirtUser) return unchanged('NotOurs');
   const pod = request.object as V1Pod;
   const namespace = request.namespace ?? '';
+  const isDryRun = request.dryRun === true;
   // KubeVirt copies the VMI's labels to the pod, so that no look-up of the VMI is needed here.
   const policy = context.policyFor(namespace, pod.metadata?.labels ?? {});
   if (policy === undefined) return unchanged('NoPolicy');
   if (policy.spec.injection !== 'Enabled') return unchanged('InjectionDisabled');
-  if (context.isStopped(namespace, pod)) return unchanged('InjectionStopped');
+  if (context.isStopped(namespace, isDryRun ? undefined : pod)) return unchanged('InjectionStopped');
   const { sidecar, index } = policy.spec;
   const isShared = (claim: string) => context.notShared(namespace, claim) === undefined;
   const settings = {
@@ -93,7 +97,7 @@ function admitPod(review: AdmissionReview, context: AdmissionContext): Admission
   };
   const result = sidecarPatch(pod, settings, isShared);
   if ('skip' in result) return unchanged(result.skip);
-  if (request.dryRun !== true) context.onInjected(pod);
+  if (!isDryRun && context.onInjected(pod) === false) return unchanged('InjectionStopped');
   const answer = answerTo(request.uid);
   answer.response.patchType = 'JSONPatch';
   answer.response.patch = Buffer.from(JSON.stringify(result.patch)).toString('base64');

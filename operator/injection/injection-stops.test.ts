@@ -1,7 +1,14 @@
 import type { V1Pod } from '@kubernetes/client-node';
 import { describe, expect, it } from 'vitest';
 import type { KubevirtObject } from '../controller/caches.ts';
-import { InjectionStops, STOP_MS, UNSCHEDULABLE_GRACE_MS, UNSEEN_GRACE_MS } from './injection-stops.ts';
+import {
+  InjectionStops,
+  LEFT_OUT_MS,
+  STOP_MS,
+  UNSCHEDULABLE_GRACE_MS,
+  UNSEEN_GRACE_MS,
+  UNSEEN_REQUESTS,
+} from './injection-stops.ts';
 
 function stops(isInjected = true) {
   const clock = { now: 0 };
@@ -78,35 +85,86 @@ describe('injection stops', () => {
     expect(all.isStopped('shop')).toBe(true);
   });
 
-  it('when a pod that got our sidecar does not come, and is asked for again after a while', () => {
-    const { all, clock, told } = stops();
-    const asked = pod(undefined, false);
+  /** Asked for as admission does: true when it is to get our sidecar. */
+  function ask(all: InjectionStops, asked = pod(undefined, false)): boolean {
     all.onAsked('shop', asked);
-    all.onInjected(asked);
-    clock.now = UNSEEN_GRACE_MS - 1;
-    all.onAsked('shop', asked);
-    all.onInjected(asked);
+    return all.onInjected(asked);
+  }
+
+  /** Refused until we leave our sidecar out. */
+  function refuse({ all, clock }: ReturnType<typeof stops>): void {
+    const fromMs = clock.now;
+    expect([ask(all), ask(all), ask(all)]).toEqual([true, true, true]);
+    clock.now = fromMs + UNSEEN_GRACE_MS;
+    expect(ask(all)).toBe(false);
+  }
+
+  it('when a pod that did not come with our sidecar again and again comes without it', () => {
+    const world = stops();
+    const { all, told } = world;
+    refuse(world);
     expect(all.isStopped('shop')).toBe(false);
-    clock.now = UNSEEN_GRACE_MS;
-    all.onAsked('shop', asked);
+    all.onPod(pod(undefined, false));
     expect(all.stopped()).toMatchObject([{ namespace: 'shop', why: expect.stringContaining('VM db') }]);
     expect(told).toEqual(['shop']);
   });
 
+  it('not when that is refused without it as well: it is asked for with it again, for as long as before', () => {
+    const world = stops();
+    const { all, clock, told } = world;
+    for (let round = 0; round < 3; round += 1) {
+      refuse(world);
+      clock.now += LEFT_OUT_MS - 1;
+      expect(ask(all)).toBe(false);
+      clock.now += 1;
+    }
+    expect(ask(all)).toBe(true);
+    all.onPod(pod(undefined));
+    expect(told).toEqual([]);
+  });
+
+  it('not for the pods of another VM meanwhile, which get our sidecar', () => {
+    const world = stops();
+    refuse(world);
+    const other = pod(undefined, false);
+    Object.assign(other.metadata?.ownerReferences?.[0] ?? {}, { name: 'web', uid: 'other' });
+    expect(ask(world.all, other)).toBe(true);
+  });
+
+  it.each([
+    ['for a minute', UNSEEN_GRACE_MS - 1, UNSEEN_REQUESTS],
+    ['often', STOP_MS - 1, UNSEEN_REQUESTS - 1],
+  ])('not when a pod is not asked for %s', (_what, afterMs, requests) => {
+    const { all, clock } = stops();
+    for (let asked = 0; asked < requests; asked += 1) ask(all);
+    clock.now = afterMs;
+    expect(ask(all)).toBe(true);
+    all.onPod(pod(undefined, false));
+    expect(all.isStopped('shop')).toBe(false);
+  });
+
+  it('not for dry runs, which are not asked for', () => {
+    const world = stops();
+    for (let asked = 0; asked < UNSEEN_REQUESTS; asked += 1) world.all.onAsked('shop', undefined);
+    refuse(world);
+    world.clock.now += LEFT_OUT_MS;
+    world.all.onAsked('shop', undefined);
+    world.all.onPod(pod(undefined, false));
+    expect(world.told).toEqual(['shop']);
+  });
+
   it('not when it came, and another is asked for: for the next migration of the same VM', () => {
     const { all, clock } = stops();
-    const asked = pod(undefined, false);
-    const next = structuredClone(asked);
+    const next = pod(undefined, false);
     Object.assign(next.metadata?.labels ?? {}, { 'kubevirt.io/migrationJobUID': 'm-1' });
-    all.onInjected(asked);
+    for (let asked = 0; asked < UNSEEN_REQUESTS; asked += 1) ask(all);
     all.onPod(pod(undefined));
     clock.now = UNSEEN_GRACE_MS;
-    all.onAsked('shop', asked);
-    all.onAsked('shop', next);
-    all.onInjected(next);
+    expect(ask(all)).toBe(true);
+    for (let asked = 0; asked < UNSEEN_REQUESTS; asked += 1) ask(all, next);
     all.onPod(next);
     clock.now += UNSEEN_GRACE_MS;
-    all.onAsked('shop', next);
+    expect(ask(all, next)).toBe(true);
     expect(all.isStopped('shop')).toBe(false);
   });
 

@@ -1,7 +1,7 @@
 // Where injection is stopped: a namespace in which a pod was refused (a quota, a limit range, full nodes, an image of ours that cannot be
 // pulled) while its pods get our sidecar. A VM must start and move without us rather than not at all; KubeVirt tries again, and the next pod comes without a
-// sidecar. Told from objects that every replica watches, and from pods that are asked for again and again; it lasts for a while
-// after the refusal was last seen.
+// sidecar. Told from objects that every replica watches; it lasts for a while after the refusal was last seen. A pod that is asked for
+// again and again, nobody says why, is left without a sidecar by itself first: only when it comes then, it was the sidecar.
 import type { V1Pod } from '@kubernetes/client-node';
 import type { Caches, KubevirtObject } from '../controller/caches.ts';
 import { controllingVmi, hasSidecar, isOver, SIDECAR_CONTAINER } from '../kubevirt/launcher-pod.ts';
@@ -14,8 +14,11 @@ export const STOP_MS = 30 * 60_000;
  * it is taken for refused.
  */
 export const UNSCHEDULABLE_GRACE_MS = 30_000;
-/** A pod that got our sidecar and is asked for again after it, without having come, is taken for refused. */
-export const UNSEEN_GRACE_MS = 10_000;
+/** A pod that is asked for after it, so often with our sidecar and without having come, is asked for without it. */
+export const UNSEEN_GRACE_MS = 60_000;
+export const UNSEEN_REQUESTS = 3;
+/** The API server may ask twice about one pod, and the cache may see it a moment late. */
+export const LEFT_OUT_MS = 5000;
 /** VMs and migrations whose pods were asked for and are not there: some, for a moment, unless something is wrong. */
 const MAX_ASKED = 10_000;
 /**
@@ -37,8 +40,10 @@ export class InjectionStops {
   readonly #stops = new Map<string, { untilMs: number; why: string }>();
   /** Pods with our sidecar that found no node, or not our image, by their key. */
   readonly #waiting = new Map<string, { namespace: string; sinceMs: number; why: string }>();
-  /** When a pod with our sidecar was first asked for that is not there yet, by what it is for. */
-  readonly #asked = new Map<string, number>();
+  /** Pods with our sidecar that were asked for and are not there yet, by what they are for: when first, and how often. */
+  readonly #asked = new Map<string, { sinceMs: number; requests: number }>();
+  /** Those of them that are asked for without it now. */
+  readonly #leftOut = new Map<string, { namespace: string; sinceMs: number; why: string }>();
   #unsubscribe: (() => void)[] = [];
 
   constructor(options: {
@@ -77,21 +82,32 @@ export class InjectionStops {
   }
 
   /**
-   * A pod is asked for. KubeVirt tells why the last one for the same VM or migration was refused only in events, and other admission
-   * plugins have words of their own: that it did not come is enough.
+   * A pod is asked for (undefined: in a dry run). KubeVirt tells why the last one for the same VM or migration was refused only in
+   * events, and other admission plugins have words of their own: that it did not come again and again is enough to try it without us.
+   * One that does not come then either is refused for another reason, and we begin anew.
    */
-  onAsked(namespace: string, pod: V1Pod): void {
-    const askedMs = this.#asked.get(purposeOf(pod));
-    if (askedMs === undefined || this.#now() - askedMs < UNSEEN_GRACE_MS) return;
+  onAsked(namespace: string, pod: V1Pod | undefined): void {
+    if (pod === undefined) return;
+    const purpose = purposeOf(pod);
+    const asked = this.#asked.get(purpose);
+    if (asked === undefined) return;
+    const leftOut = this.#leftOut.get(purpose);
+    if (leftOut !== undefined && this.#now() - leftOut.sinceMs >= LEFT_OUT_MS) this.#forget(purpose);
+    const isRefused = asked.requests >= UNSEEN_REQUESTS && this.#now() - asked.sinceMs >= UNSEEN_GRACE_MS;
+    if (leftOut !== undefined || !isRefused) return;
     const vm = controllingVmi(pod)?.name ?? '';
-    const why = `pods of the VM ${vm} were refused again and again; its events say by what`;
-    this.#stopNow(namespace, why);
+    const why = `pods of the VM ${vm} were refused again and again until they came without a sidecar; its events say by what`;
+    this.#leftOut.set(purpose, { namespace, sinceMs: this.#now(), why });
   }
 
-  /** It got our sidecar. */
-  onInjected(pod: V1Pod): void {
+  /** It is to get our sidecar, and is not there yet; false when it must do without. */
+  onInjected(pod: V1Pod): boolean {
     const purpose = purposeOf(pod);
-    if (!this.#asked.has(purpose) && this.#asked.size < MAX_ASKED) this.#asked.set(purpose, this.#now());
+    if (this.#leftOut.has(purpose)) return false;
+    const asked = this.#asked.get(purpose);
+    if (asked !== undefined) asked.requests += 1;
+    else if (this.#asked.size < MAX_ASKED) this.#asked.set(purpose, { sinceMs: this.#now(), requests: 1 });
+    return true;
   }
 
   /** All namespaces, sorted. */
@@ -103,7 +119,7 @@ export class InjectionStops {
   }
 
   onPod(pod: V1Pod): void {
-    this.#asked.delete(purposeOf(pod));
+    this.#came(pod);
     const key = podKey(pod);
     const why = isOver(pod) || !hasSidecar(pod) ? undefined : (unschedulable(pod) ?? withoutImage(pod));
     if (why === undefined || controllingVmi(pod) === undefined) {
@@ -137,6 +153,18 @@ export class InjectionStops {
     this.#refused(vmim.metadata.namespace, vmiLabels, refused.message ?? 'exceeded quota');
   }
 
+  #came(pod: V1Pod): void {
+    const purpose = purposeOf(pod);
+    const leftOut = this.#leftOut.get(purpose);
+    this.#forget(purpose);
+    if (leftOut !== undefined && !hasSidecar(pod)) this.#stopNow(leftOut.namespace, leftOut.why);
+  }
+
+  #forget(purpose: string): void {
+    this.#asked.delete(purpose);
+    this.#leftOut.delete(purpose);
+  }
+
   #refused(namespace: string, labels: Readonly<Record<string, string>>, why: string): void {
     if (this.#isInjected(namespace, labels)) this.#stopNow(namespace, why);
   }
@@ -150,7 +178,7 @@ export class InjectionStops {
   #settle(): void {
     const nowMs = this.#now();
     for (const [namespace, { untilMs }] of this.#stops) if (untilMs <= nowMs) this.#stops.delete(namespace);
-    for (const [purpose, askedMs] of this.#asked) if (nowMs - askedMs >= STOP_MS) this.#asked.delete(purpose);
+    for (const [purpose, { sinceMs }] of this.#asked) if (nowMs - sinceMs >= STOP_MS) this.#forget(purpose);
     for (const { namespace, sinceMs, why } of this.#waiting.values())
       if (nowMs - sinceMs >= UNSCHEDULABLE_GRACE_MS) this.#stopNow(namespace, why);
   }

@@ -4,7 +4,7 @@
 import type { KubernetesObject } from '@kubernetes/client-node';
 import { type ApiClient, isAlreadyExists, isConflict, isNotFound } from '../kubernetes/api-client.ts';
 import { pause } from '../kubernetes/informer.ts';
-import { apiVersionOf, resources } from '../kubernetes/resources.ts';
+import { apiVersionOf, pathOf, resources } from '../kubernetes/resources.ts';
 
 export interface Lease extends KubernetesObject {
   spec?: {
@@ -32,6 +32,8 @@ export interface LeaderElectionOptions {
 const LEASE_DURATION_MS = 15_000;
 const RENEW_DEADLINE_MS = 10_000;
 const RETRY_MS = 2000;
+/** Of the renew deadline: a request that gets no answer is given up, and tried again over another connection. */
+const ATTEMPTS_WITHIN_DEADLINE = 3;
 const EPOCH_ANNOTATION = 'nasmigration.io/epoch';
 
 export class LeaderElection {
@@ -62,8 +64,8 @@ export class LeaderElection {
     const retryMs = this.#options.retryMs ?? RETRY_MS;
     while (!signal.aborted) {
       const startedMs = performance.now();
-      const epoch = await this.#try(() => this.#acquire(), this.#deadlineMs);
-      if (epoch === undefined) {
+      const epoch = await this.#try((lease) => this.#acquire(lease), this.#attemptMs);
+      if (epoch === undefined || this.#isMostlyOver(startedMs)) {
         await pause(retryMs * (0.8 + Math.random() * 0.4), signal);
         continue;
       }
@@ -79,7 +81,7 @@ export class LeaderElection {
       await this.#keep(epoch, startedMs, AbortSignal.any([signal, term.signal]));
       term.abort();
       await ended;
-      await this.#try(() => this.#release(), this.#deadlineMs);
+      await this.#try((lease) => this.#release(lease), this.#deadlineMs);
     }
   }
 
@@ -87,9 +89,21 @@ export class LeaderElection {
     return this.#options.renewDeadlineMs ?? RENEW_DEADLINE_MS;
   }
 
+  get #attemptMs(): number {
+    return Math.ceil(this.#deadlineMs / ATTEMPTS_WITHIN_DEADLINE);
+  }
+
+  /** Less than half of a lease that was asked for then is left: too little for a term. It is ours, and the next round gets it anew. */
+  #isMostlyOver(startedMs: number): boolean {
+    const durationMs = this.#options.leaseDurationMs ?? LEASE_DURATION_MS;
+    if (performance.now() - startedMs <= durationMs / 2) return false;
+    this.#options.onProblem?.('it took more than half of the Lease’s duration to get it');
+    return true;
+  }
+
   /**
    * Renews until the signal is aborted or the deadline has passed since the last renewal that succeeded was begun: others count from
-   * when they saw it, which is later. A renewal that gets no answer is not waited for beyond the deadline.
+   * when they saw it, which is later. A renewal that gets no answer is given up soon enough for another, and at the deadline.
    */
   async #keep(epoch: number, acquiredMs: number, signal: AbortSignal): Promise<void> {
     const retryMs = this.#options.retryMs ?? RETRY_MS;
@@ -98,21 +112,18 @@ export class LeaderElection {
       await pause(retryMs, signal);
       const startedMs = performance.now();
       if (signal.aborted || startedMs >= deadlineMs) return;
-      const isStillOurs = await this.#try(() => this.#renew(epoch), deadlineMs - startedMs);
+      const withinMs = Math.min(this.#attemptMs, deadlineMs - startedMs);
+      const isStillOurs = await this.#try((lease) => this.#renew(lease, epoch), withinMs);
       if (isStillOurs === false) return;
       if (isStillOurs === true) deadlineMs = startedMs + this.#deadlineMs;
     }
   }
 
-  async #acquire(): Promise<number | undefined> {
-    const { api, namespace, name } = this.#options;
-    const lease = await api.get<Lease>(resources.leases, namespace, name).catch((error: unknown) => {
-      if (isNotFound(error)) return undefined;
-      throw error;
-    });
+  async #acquire(requests: LeaseRequests): Promise<number | undefined> {
+    const lease = await requests.get();
     if (lease === undefined) {
       const epoch = nextEpoch(undefined, Date.now());
-      await api.create(resources.leases, this.#lease(undefined, epoch));
+      await requests.create(this.#lease(undefined, epoch));
       return epoch;
     }
     const holder = lease.spec?.holderIdentity ?? '';
@@ -127,32 +138,27 @@ export class LeaderElection {
       return undefined;
     }
     const epoch = nextEpoch(lease.metadata?.annotations?.[EPOCH_ANNOTATION], Date.now());
-    await api.replace(resources.leases, this.#lease(lease, epoch));
+    await requests.replace(this.#lease(lease, epoch));
     return epoch;
   }
 
   /** False when somebody else holds the lease. */
-  async #renew(epoch: number): Promise<boolean> {
-    const { api, namespace, name, identity } = this.#options;
-    const lease = await api.get<Lease>(resources.leases, namespace, name).catch((error: unknown) => {
-      if (isNotFound(error)) return undefined;
-      throw error;
-    });
-    if (lease === undefined || lease.spec?.holderIdentity !== identity) return false;
+  async #renew(requests: LeaseRequests, epoch: number): Promise<boolean> {
+    const lease = await requests.get();
+    if (lease?.spec?.holderIdentity !== this.#options.identity) return false;
     const renewed = { ...lease, spec: { ...lease.spec, renewTime: microTime() } };
     renewed.metadata = {
       ...lease.metadata,
       annotations: { ...lease.metadata?.annotations, [EPOCH_ANNOTATION]: String(epoch) },
     };
-    await api.replace(resources.leases, renewed);
+    await requests.replace(renewed);
     return true;
   }
 
-  async #release(): Promise<void> {
-    const { api, namespace, name, identity } = this.#options;
-    const lease = await api.get<Lease>(resources.leases, namespace, name);
-    if (lease.spec?.holderIdentity !== identity) return;
-    await api.replace(resources.leases, {
+  async #release(requests: LeaseRequests): Promise<void> {
+    const lease = await requests.get();
+    if (lease?.spec?.holderIdentity !== this.#options.identity) return;
+    await requests.replace({
       ...lease,
       spec: { ...lease.spec, holderIdentity: '', leaseDurationSeconds: 1 },
     });
@@ -183,7 +189,8 @@ export class LeaderElection {
   }
 
   /** Undefined on any failure, and when there is no answer in time: the next round tries again. */
-  async #try<T>(attempt: () => Promise<T>, withinMs: number): Promise<T | undefined> {
+  async #try<T>(attempt: (requests: LeaseRequests) => Promise<T>, withinMs: number): Promise<T | undefined> {
+    const requests = new LeaseRequests(this.#options, performance.now() + withinMs);
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(
@@ -192,7 +199,7 @@ export class LeaderElection {
       );
     });
     try {
-      return await Promise.race([attempt(), late]);
+      return await Promise.race([attempt(requests), late]);
     } catch (error) {
       if (!isConflict(error) && !isAlreadyExists(error)) {
         this.#options.onProblem?.(error instanceof Error ? error.message : String(error));
@@ -201,6 +208,43 @@ export class LeaderElection {
     } finally {
       clearTimeout(timer);
     }
+  }
+}
+
+/** The requests of one attempt. What has no answer by its end is aborted, which closes the connection. */
+class LeaseRequests {
+  readonly #options: LeaderElectionOptions;
+  readonly #untilMs: number;
+
+  constructor(options: LeaderElectionOptions, untilMs: number) {
+    this.#options = options;
+    this.#untilMs = untilMs;
+  }
+
+  /** Undefined when there is none. */
+  async get(): Promise<Lease | undefined> {
+    const { namespace, name } = this.#options;
+    try {
+      return await this.#call<Lease>('GET', pathOf(resources.leases, namespace, name));
+    } catch (error) {
+      if (isNotFound(error)) return undefined;
+      throw error;
+    }
+  }
+
+  async create(lease: Lease): Promise<void> {
+    await this.#call('POST', pathOf(resources.leases, this.#options.namespace), lease);
+  }
+
+  async replace(lease: Lease): Promise<void> {
+    const { namespace, name } = this.#options;
+    await this.#call('PUT', pathOf(resources.leases, namespace, name), lease);
+  }
+
+  #call<T>(method: string, path: string, body?: Lease): Promise<T> {
+    const timeoutMs = Math.ceil(this.#untilMs - performance.now());
+    if (timeoutMs <= 0) throw new Error('no time is left for an attempt to write the Lease');
+    return this.#options.api.call<T>(method, path, { body, timeoutMs });
   }
 }
 

@@ -21,6 +21,7 @@ export class SourcePipeline implements MigrationPipeline {
   readonly #volumes: readonly CountedVolume[];
   readonly #closed: (grownBytes: number) => void;
   readonly #log: PipelineOptions['log'];
+  readonly #isLimited: boolean;
 
   /** @param closed called once, with what the index's growth read from the NAS. */
   constructor(
@@ -31,6 +32,7 @@ export class SourcePipeline implements MigrationPipeline {
   ) {
     this.#closed = closed;
     this.#log = options.log;
+    this.#isLimited = options.linkBytesPerSecond !== undefined || options.nasReadBytesPerSecond !== undefined;
     this.#volumes = volumes.map((volume) => new CountedVolume(volume));
     const remoteHashes = new RemoteBlockHashes(index.seed);
     this.#grower = new IndexGrower({
@@ -101,7 +103,8 @@ export class SourcePipeline implements MigrationPipeline {
       },
       resends: counters.resentBatches,
       batches: counters.batches,
-      isPlainFaster: this.#migration.routes.isPlainFaster,
+      // Under a limit references may be slow because they were told to be.
+      isPlainFaster: !this.#isLimited && this.#migration.routes.isPlainFaster,
       volumes: this.#volumes.map((volume, position) => ({
         name: volume.name,
         nasBytes: volume.bytesRead,
