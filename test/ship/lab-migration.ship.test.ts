@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import { imageConfiguration } from '../../hack/ship/dockerfile.ts';
 import { assembleRootfs } from '../../hack/ship/image-rootfs.ts';
 import { fleetDashboard } from '../../observability/dashboards/fleet.ts';
 import { migrationDashboard } from '../../observability/dashboards/migration.ts';
@@ -171,8 +172,9 @@ describe('image', () => {
     expect(status['CapBnd']).toMatch(/^0+$/);
     expect(status['NoNewPrivs']).toBe('1');
     expect(await isRootReadOnly(sidecar.initPid)).toBe(true);
+    const { entrypoint, cmd } = imageConfiguration();
     expect(await readFile(`/proc/${sidecar.initPid}/cmdline`, 'utf8')).toBe(
-      '/usr/bin/node\0sidecar/main.js\0',
+      [...entrypoint, ...cmd, ''].join('\0'),
     );
   });
 });
