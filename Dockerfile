@@ -40,6 +40,6 @@ ENV NODE_ENV=production \
     MALLOC_TOP_PAD_=16384
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/node"]
-# A young generation that is small, but not so small that it is collected for every batch. The bound of the old one is for objects alone: index
-# and buffers lie outside of it, and all three at their bounds are more than the 256 MiB that a sidecar asks for by default.
-CMD ["--expose-gc", "--max-semi-space-size=4", "--max-old-space-size=192", "sidecar/main.js"]
+# A young generation that is small, but not so small that it is collected for every batch. The heap itself stays below 32 MB; its limit is
+# also what V8 measures buffers by, and with less it collects all the time. What bounds a sidecar's memory is in docs/limits.md.
+CMD ["--expose-gc", "--max-semi-space-size=4", "--max-old-space-size=512", "sidecar/main.js"]

@@ -4,6 +4,7 @@
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { dialUnix } from '../sidecar/dial.ts';
+import { collectLessOften } from '../sidecar/garbage-collection.ts';
 import { BlockIndex } from '../sidecar/index/block-index.ts';
 import { PageHasher } from '../sidecar/index/page-hash.ts';
 import { FrameReader } from '../sidecar/link/frame-reader.ts';
@@ -19,6 +20,7 @@ import { PAGE_BYTES } from '../sidecar/stream/page-sink.ts';
 import { TargetMigration } from '../sidecar/target/target-migration.ts';
 import { GUEST_PAGES, guestMigration, guestVolume, writeBlock } from './pipeline-guest.ts';
 
+collectLessOften();
 const [role, directory = '', zstd = 'zstd'] = process.argv.slice(2);
 const at = (name: string): string => join(directory, name);
 const shared = {

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
+import { imageConfiguration } from '../hack/ship/dockerfile.ts';
 
 const runs = Number(process.argv[2] ?? '3');
 if (!Number.isInteger(runs) || runs < 1 || runs > 20)
@@ -16,6 +17,9 @@ if (!Number.isInteger(runs) || runs < 1 || runs > 20)
 const PROGRAM = new URL('./pipeline-process.ts', import.meta.url).pathname;
 const READY_MS = 120_000;
 const RUN_MS = 120_000;
+
+/** Every process, the relay too, has the options that the sidecar is shipped with. */
+const image = imageConfiguration();
 
 const Done = z.looseObject({
   event: z.literal('done'),
@@ -33,8 +37,9 @@ class Part {
   readonly #events = new Map<string, { promise: Promise<unknown>; resolve: (value: unknown) => void }>();
 
   constructor(role: string, directory: string, zstd: string) {
-    this.#child = spawn(process.execPath, [PROGRAM, role, directory, zstd], {
+    this.#child = spawn(process.execPath, [...image.cmd.slice(0, -1), PROGRAM, role, directory, zstd], {
       stdio: ['pipe', 'pipe', 'inherit'],
+      env: { ...process.env, ...image.env },
     });
     for (const event of ['ready', 'done']) this.#events.set(event, Promise.withResolvers<unknown>());
     createInterface({ input: this.#child.stdout as NodeJS.ReadableStream }).on('line', (line) => {

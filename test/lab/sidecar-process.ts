@@ -4,14 +4,15 @@
 import { chown, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
+import { imageConfiguration } from '../../hack/ship/dockerfile.ts';
 import type { SidecarSockets } from './migration-path.ts';
 import { type LabNode, QEMU_OWNER } from './node.ts';
 import type { NodeProcess } from './node-process.ts';
 
 const PROGRAM = new URL('../../sidecar/standalone.ts', import.meta.url).pathname;
 
-/** The sum of what may read the NAS at once (block reader and index), and some for files; the default of 4 would throttle. */
-const LIBUV_THREADS = 24;
+/** Node's options and the environment are those of the image. */
+const image = imageConfiguration();
 
 export interface SidecarOptions {
   readonly role: 'source' | 'target';
@@ -107,12 +108,13 @@ export class SidecarProcess {
       name,
       argv: [
         process.execPath,
+        ...image.cmd.slice(0, -1),
         ...(process.env['NASMIG_LAB_NODE_ARGUMENTS'] ?? '').split(' ').filter((word) => word !== ''),
         PROGRAM,
         configFile,
       ],
       user: QEMU_OWNER,
-      env: { UV_THREADPOOL_SIZE: String(LIBUV_THREADS) },
+      env: image.env,
       ...(options.memoryLimitBytes === undefined ? {} : { memoryLimitBytes: options.memoryLimitBytes }),
     });
     await process_.waitForOutput(/^\{"event":"ready"/m, readyMs);
