@@ -345,8 +345,8 @@ describe('told to stop', () => {
       const performing = migration.perform({ timeoutMs: 60_000 });
       const stopped = role === 'source' ? guest.home : target;
       // The source lists RAM before the target has heard of it.
-      const inMidBatch = role === 'source' ? /"RAM listed"/ : /"connections":\d+,"msg":"framed"/;
-      await stopped.sidecar?.process.waitForOutput(inMidBatch, STAGE_TIMEOUT_MS);
+      await guest.home.sidecar?.process.waitForOutput(/"RAM listed"/, STAGE_TIMEOUT_MS);
+      await target.sidecar?.process.waitForOutput(/"connections":\d+,"msg":"framed"/, STAGE_TIMEOUT_MS);
       const elapsed = (await stopped.sidecar?.stop())?.elapsedMs;
       expect(elapsed).toBeLessThan(STOP_MS);
       expect((await performing).succeeded).toBe(false);
