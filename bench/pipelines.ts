@@ -37,7 +37,7 @@ class Part {
   readonly #events = new Map<string, { promise: Promise<unknown>; resolve: (value: unknown) => void }>();
 
   constructor(role: string, directory: string, zstd: string) {
-    this.#child = spawn(process.execPath, [...image.cmd.slice(0, -1), PROGRAM, role, directory, zstd], {
+    this.#child = spawn(process.execPath, [...image.nodeOptions, PROGRAM, role, directory, zstd], {
       stdio: ['pipe', 'pipe', 'inherit'],
       env: { ...process.env, ...image.env },
     });

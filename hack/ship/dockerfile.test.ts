@@ -17,6 +17,7 @@ describe('imageConfiguration', () => {
     expect(imageConfiguration(text)).toEqual({
       entrypoint: ['/usr/bin/node'],
       cmd: ['--flag', 'main.js'],
+      nodeOptions: ['--flag'],
       env: { A: '1', B: 'two', C: '3' },
     });
   });

@@ -6,6 +6,8 @@ export interface ImageConfiguration {
   readonly entrypoint: readonly string[];
   /** What the entry point is given when the container names no arguments. */
   readonly cmd: readonly string[];
+  /** Of it, what comes before the program: options of Node. */
+  readonly nodeOptions: readonly string[];
   readonly env: Readonly<Record<string, string>>;
 }
 
@@ -24,5 +26,6 @@ export function imageConfiguration(text = readFileSync(DOCKERFILE, 'utf8')): Ima
   for (const line of stage.filter((one) => one.startsWith('ENV '))) {
     for (const [, name = '', value = ''] of line.matchAll(/(\w+)=(\S*)/g)) env[name] = value;
   }
-  return { entrypoint: list('ENTRYPOINT'), cmd: list('CMD'), env };
+  const cmd = list('CMD');
+  return { entrypoint: list('ENTRYPOINT'), cmd, nodeOptions: cmd.slice(0, -1), env };
 }

@@ -1,77 +1,24 @@
 // Which migrations need a permit to read the NAS, and what those do that get none.
 import { describe, expect, it } from 'vitest';
-import { exampleHello, exampleResult } from '../../control/example-messages.ts';
+import { exampleHello } from '../../control/example-messages.ts';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
-import { readVmi, readVmim } from '../kubevirt/objects.ts';
+import { readVmim } from '../kubevirt/objects.ts';
 import { decide, heldPermit, wantsPermit } from './decide.ts';
-import { readMigration, type Snapshot } from './snapshot.ts';
+import { snapshot as exampleSnapshot, handedOff, nam, nowMs, seenAt, vmimUid } from './example-snapshots.ts';
+import type { Snapshot } from './snapshot.ts';
 
-const nowMs = Date.parse('2026-06-01T12:00:00Z');
-const vmimUid = exampleResult.migrationUid;
-const waitedASecond: NasAwareMigrationStatus = {
-  phase: 'Preparing',
-  conditions: [
-    {
-      type: 'Complete',
-      status: 'False',
-      reason: 'Preparing',
-      message: '',
-      lastTransitionTime: new Date(nowMs - 1000).toISOString(),
-    },
-  ],
-};
+const waitedASecond = seenAt(nowMs - 1000);
 const denied = { granted: false, detail: 'nas-1: 1 at a time' };
 
 function snapshot(
   facts: Partial<Snapshot> & { spec?: object; status?: NasAwareMigrationStatus; handedOff?: boolean } = {},
 ): Snapshot {
-  const { spec, status = {}, handedOff = false, ...others } = facts;
-  const migration = readMigration({
-    metadata: {
-      namespace: 'shop',
-      name: 'move-db',
-      uid: '6f1b7a52-2c9e-4f0a-9a53-0d5f1d3c8e11',
-      generation: 1,
-      creationTimestamp: new Date(nowMs - 1000),
-      finalizers: ['nasmigration.io/cancel'],
-    },
-    spec: { vmiName: 'db', ...spec },
-    status,
-  });
-  if (migration === undefined) throw new Error('a test object that cannot be read');
-  const migrationState = handedOff ? { migrationUid: vmimUid, migrationConfiguration: {} } : undefined;
-  return {
-    nowMs,
-    migration,
-    vmi: readVmi({
-      metadata: { namespace: 'shop', name: 'db', uid: 'vmi-1' },
-      ...({ spec: {}, status: { phase: 'Running', migrationState } } as object),
-    }),
-    vmim: undefined,
-    others: [],
-    policy: undefined,
-    volumes: { usable: ['rootdisk'], refused: [] },
-    breaker: undefined,
-    sourcePod: {
-      name: 'pod-a',
-      uid: 'pod-a',
-      node: 'node-1',
-      belongsToVmi: true,
-      hasSidecar: true,
-      connected: true,
-      index: exampleHello.index,
-      link: exampleHello.link,
-    },
-    targetPod: undefined,
-    coordination: undefined,
-    clearsFailures: false,
-    reconnectUntilMs: 0,
-    holdsPermit: false,
-    lastQemuBytes: undefined,
-    isPlainFaster: false,
-    permit: undefined,
+  const { spec, status = {}, handedOff: isHandedOff = false, ...others } = facts;
+  return exampleSnapshot({
+    migration: nam(spec, status),
+    ...(isHandedOff ? { vmi: handedOff({}) } : {}),
     ...others,
-  };
+  });
 }
 
 const vmim = (phase: string) =>

@@ -7,6 +7,7 @@ import {
   nasAwareMigrationStatusSchema,
 } from '../../crds/nas-aware-migration.ts';
 import type { CoordinationView } from '../hub/coordinator.ts';
+import { view as exampleView } from './example-snapshots.ts';
 import { PROGRESS_WRITE_INTERVAL_MS, progressOf, resultOf } from './record.ts';
 import { readMigration, type Snapshot } from './snapshot.ts';
 
@@ -25,17 +26,7 @@ function snapshot(
     status,
   });
   if (migration === undefined) throw new Error('a test object that cannot be read');
-  const coordination: CoordinationView = {
-    go: true,
-    over: false,
-    reason: undefined,
-    detail: undefined,
-    armingSeconds: undefined,
-    progress: undefined,
-    results: {},
-    isResultComing: false,
-    ...view,
-  };
+  const coordination = exampleView({ go: true, ...view });
   return { nowMs, migration, policy: undefined, coordination } as unknown as Snapshot;
 }
 

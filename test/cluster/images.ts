@@ -34,10 +34,9 @@ const NODE = '/usr/local/bin/node';
 const SIDECAR_PROGRAM = resolve(REPOSITORY, 'sidecar/main.ts');
 
 const SHIPPED = imageConfiguration();
-const NODE_FLAGS = SHIPPED.cmd.slice(0, -1);
 
 const SIDECAR: Image = {
-  entrypoint: [NODE, ...NODE_FLAGS, SIDECAR_PROGRAM],
+  entrypoint: [NODE, ...SHIPPED.nodeOptions, SIDECAR_PROGRAM],
   env: SHIPPED.env,
   files: [
     { from: REPOSITORY, to: REPOSITORY, readOnly: true },
@@ -53,7 +52,7 @@ const EAGER_SIDECAR: Image = {
 const PREVIOUS_PROTOCOL_SIDECAR: Image = {
   ...EAGER_SIDECAR,
   entrypoint: [
-    ...[NODE, ...NODE_FLAGS, '--import'],
+    ...[NODE, ...SHIPPED.nodeOptions, '--import'],
     ...[resolve(REPOSITORY, 'test/cluster/previous-protocol.ts'), SIDECAR_PROGRAM],
   ],
 };

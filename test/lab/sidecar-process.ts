@@ -108,7 +108,7 @@ export class SidecarProcess {
       name,
       argv: [
         process.execPath,
-        ...image.cmd.slice(0, -1),
+        ...image.nodeOptions,
         ...(process.env['NASMIG_LAB_NODE_ARGUMENTS'] ?? '').split(' ').filter((word) => word !== ''),
         PROGRAM,
         configFile,

@@ -12,13 +12,8 @@ const CREDENTIALS_PATH = '/run/secrets/nasmigration.io';
 const UP_TIMEOUT_MS = 20_000;
 const ROOT = resolve(import.meta.dirname, '../..');
 
-const { cmd, env: environmentOfImage } = imageConfiguration();
-
-/** Options of Node, as the image has them before the program. */
-export const SIDECAR_NODE_FLAGS = cmd.slice(0, -1);
-
-/** What the image sets besides the injection. */
-export const SIDECAR_ENVIRONMENT = environmentOfImage;
+/** What the image sets besides the injection: options of Node before the program, and the environment. */
+export const { nodeOptions: SIDECAR_NODE_FLAGS, env: SIDECAR_ENVIRONMENT } = imageConfiguration();
 
 export interface AgentSidecarOptions {
   /** Directory with the compiled sidecar, see compileProgram(); else its sources are run. */
