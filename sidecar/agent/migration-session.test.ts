@@ -25,6 +25,8 @@ let session: MigrationSession;
 let results: Result[];
 let pauses: number;
 let atQemu: Buffer[];
+/** How the socket's place was given up. */
+let givenUp: string[];
 
 /** As the interposer would call it: the socket's place is taken. */
 let taken: (listener: Server) => void;
@@ -36,6 +38,7 @@ beforeEach(async () => {
   results = [];
   pauses = 0;
   atQemu = [];
+  givenUp = [];
   const { volume } = guest({ channels: 0, pages: 50 });
   const interposer = {
     arm: ({ onTaken, migrationUid, role }: Announcement) => {
@@ -45,7 +48,10 @@ beforeEach(async () => {
           dialPath: () => at('qemu.sock'),
           dial: () => dialUnix(at('qemu.sock'), 1000),
         } satisfies TakenSocket);
-      return { end: () => {} } as Partial<ArmedMigration> as ArmedMigration;
+      return {
+        end: () => givenUp.push('put back'),
+        close: () => givenUp.push('closed'),
+      } as Partial<ArmedMigration> as ArmedMigration;
     },
   } as Partial<Interposer> as Interposer;
   const index = {
@@ -127,6 +133,8 @@ describe("a target's session", () => {
     source.destroy();
     expect(await within(3000, () => session.ended)).toBe(true);
     expect(results).toMatchObject([{ outcome: 'failed', role: 'target' }]);
+    // A connection of the source's QEMU that is still on its way must not reach the target's alone.
+    expect(givenUp).toEqual(['closed']);
     // What lay between is none of its time.
     expect(results[0]?.durationMs).toBeLessThan(IDLE_MS);
   });
@@ -139,6 +147,7 @@ describe("a target's session", () => {
     source.destroy();
     expect(await within(3000, () => session.ended)).toBe(true);
     expect(results).toMatchObject([{ outcome: 'raw', reason: 'PeerRaw' }]);
+    expect(givenUp).toEqual(['put back']);
   });
 
   it('was not used when nobody else came', async () => {
@@ -146,6 +155,7 @@ describe("a target's session", () => {
     await sleep(IDLE_MS);
     session.stop();
     expect(results).toMatchObject([{ outcome: 'unused' }]);
+    expect(givenUp).toEqual(['put back']);
   });
 
   it('says what somebody did who proved nothing, when nobody else came', async () => {
@@ -155,5 +165,18 @@ describe("a target's session", () => {
     await sleep(IDLE_MS);
     session.stop();
     expect(results).toMatchObject([{ outcome: 'failed', reason: 'LinkHandshakeFailed' }]);
+    // The source has not come: it still can, plainly.
+    expect(givenUp).toEqual(['put back']);
+  });
+
+  it.each([
+    ['in the middle', () => hello(key)],
+    ['before it knew whose connection it had', () => hello(key).subarray(0, 5)],
+  ])('lets nobody reach QEMU who comes after the sidecar was stopped %s', async (_, said) => {
+    await client(said());
+    await sleep(100);
+    session.stop();
+    expect(results).toMatchObject([{ outcome: 'failed', reason: 'SidecarStopping' }]);
+    expect(givenUp).toEqual(['closed']);
   });
 });

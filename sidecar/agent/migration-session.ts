@@ -357,7 +357,7 @@ export class MigrationSession {
     this.#idleSinceMs ??= nowMs;
     if (nowMs - this.#idleSinceMs < END_GRACE_MS) return;
     // Who came and went was no source: the socket's place is kept for it, as before the first connection.
-    if (this.#pipeline?.hasBegun === false) this.#stopLooking();
+    if (this.#wasIntrudedOnly) this.#stopLooking();
     else this.#finish();
   }
 
@@ -387,7 +387,8 @@ export class MigrationSession {
     this.#stopLooking();
     const { index } = this.#dependencies;
     const result = this.#result(stopped);
-    this.#armed?.end();
+    if (result.outcome === 'failed' && (stopped || !this.#wasIntrudedOnly)) this.#armed?.close();
+    else this.#armed?.end();
     this.#pipeline?.close();
     if (result.outcome === 'accelerated' && this.role === 'target') index.inherited();
     if (this.#indexHeld) index.resume();
@@ -406,7 +407,7 @@ export class MigrationSession {
       epoch: this.#order.epoch,
       role: this.role,
       mode: this.#order.mode,
-      connections: this.#wasUnused ? 0 : this.#connections,
+      connections: this.#wasUnused && !stopped ? 0 : this.#connections,
       raw: this.#raw,
       relayedBytes: this.#relayedBytes,
       observed:
@@ -429,9 +430,14 @@ export class MigrationSession {
     });
   }
 
+  /** Those who came were no source: the migration itself may still come. */
+  get #wasIntrudedOnly(): boolean {
+    return this.#pipeline?.hasBegun === false;
+  }
+
   /** Those who came said nothing and did nothing. */
   get #wasUnused(): boolean {
-    return this.#pipeline?.hasBegun === false && this.#pipeline.failure === undefined;
+    return this.#wasIntrudedOnly && this.#pipeline?.failure === undefined;
   }
 
   #decline(reason: Reason, detail: string): void {

@@ -511,6 +511,31 @@ describe('afterwards', () => {
     expect(names()).toEqual([rpc, stream].sort());
   });
 
+  it('lets nobody reach the original after a failed migration', async () => {
+    const { armed, taken: sockets } = armSource(start());
+    await listenAt(rpc, 'rpc');
+    await listenAt(stream, 'handler');
+    await taken(armed);
+    await ask(stream);
+    armed.close();
+    expect(names()).toEqual([rpc]);
+    await expect(ask(stream)).rejects.toThrow('ENOENT');
+    expect(sockets[0]?.listener.listening).toBe(false);
+  });
+
+  it('leaves a socket alone that was made anew, whatever became of the migration', async () => {
+    const { armed } = armSource(start());
+    await listenAt(rpc, 'rpc');
+    const first = await listenAt(stream, 'first');
+    await taken(armed);
+    unlinkSync(at(stream));
+    first.close();
+    await listenAt(stream, 'second');
+    armed.close();
+    expect(names()).toEqual([rpc, stream].sort());
+    expect(await ask(stream)).toBe('second');
+  });
+
   it('gives everything back when it is stopped', async () => {
     const interposer = start();
     const { armed } = armSource(interposer);

@@ -102,6 +102,11 @@ export interface ArmedMigration {
   readonly restore: () => Promise<RestoreOutcome>;
   /** The migration is over: whatever is left of ours goes, the original (if still there) is put back. */
   readonly end: () => void;
+  /**
+   * The migration failed after a connection was accepted: as end(), but the original goes too, so that whoever connects late is
+   * refused. Connections that nobody has accepted yet are reset.
+   */
+  readonly close: () => void;
 }
 
 /** A listener of ours, and the name it was bound to. */
@@ -118,6 +123,7 @@ interface Armed {
   readonly announcement: Announcement;
   readonly names: SocketNames;
   wanted: boolean;
+  isClosed: boolean;
   standing: SwapStanding;
   standingSinceMs: number;
   connections: number;
@@ -168,6 +174,7 @@ export class Interposer {
       announcement,
       names,
       wanted: true,
+      isClosed: false,
       standing: 'waiting-for-socket',
       standingSinceMs: performance.now(),
       connections: 0,
@@ -187,6 +194,10 @@ export class Interposer {
       connections: () => armed.connections,
       restore: () => this.#restore(armed),
       end: () => this.#end(armed),
+      close: () => {
+        armed.isClosed = true;
+        this.#end(armed);
+      },
     };
   }
 
@@ -215,6 +226,7 @@ export class Interposer {
         ownUid: this.#ownUid,
         armedRole: armed.wanted ? armed.announcement.role : undefined,
         listenerInode: armed.live?.inode,
+        isClosed: armed.isClosed,
       });
       for (const action of actions) {
         if (!this.#carryOut(armed, action)) return;

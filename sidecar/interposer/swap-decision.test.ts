@@ -16,8 +16,8 @@ const socket = (inode: string, ownerUid = OWN_UID): Entry => ({ inode, ownerUid,
 const NOTHING: Listing = { stream: undefined, rpc: undefined, original: undefined, mark: undefined };
 const RPC = socket('rpc');
 
-function state(armedRole: Role | undefined, listenerInode?: string): SwapState {
-  return { ownUid: OWN_UID, armedRole, listenerInode };
+function state(armedRole: Role | undefined, listenerInode?: string, isClosed = false): SwapState {
+  return { ownUid: OWN_UID, armedRole, listenerInode, isClosed };
 }
 
 interface World {
@@ -67,7 +67,9 @@ for (const stream of STREAMS) {
           for (const listener of [undefined, 'live']) {
             // Our live listener cannot be at the path without this process knowing it.
             if (stream?.inode === 'live' && listener === undefined) continue;
-            worlds.push({ listing: { stream, original, mark, rpc }, state: state(role, listener) });
+            const listing = { stream, original, mark, rpc };
+            worlds.push({ listing, state: state(role, listener) });
+            if (role === undefined) worlds.push({ listing, state: state(role, listener, true) });
           }
         }
       }
@@ -102,9 +104,12 @@ describe('decideSwap in every situation', () => {
       after = apply(after, action);
     }
 
-    // Who listened before can be reached still: at the path, or behind our live listener there.
+    // Who listened before can be reached still: at the path, or behind our live listener there. Closed, nobody behind it can.
     const listening = isOurs(world) ? world.listing.original : world.listing.stream;
-    if (listening !== undefined) {
+    const isToBeShut = world.state.isClosed && world.listing.stream?.inode === world.state.listenerInode;
+    if (isToBeShut) {
+      expect(after.listing.stream).toBeUndefined();
+    } else if (listening !== undefined) {
       const isDirect = after.listing.stream?.inode === listening.inode;
       const isBehindUs =
         after.listing.stream?.inode === after.state.listenerInode &&
@@ -180,6 +185,16 @@ describe('decideSwap through a migration', () => {
     expect(decideSwap(listing, state(undefined, 'live')).actions).toEqual([
       { kind: 'put-back' },
       { kind: 'drop-listener', why: 'put-back' },
+      { kind: 'remove', what: 'mark' },
+    ]);
+  });
+
+  it('leaves nobody to reach when the migration failed behind us', () => {
+    const listing = { stream: socket('live'), original: socket('theirs'), mark: socket('live'), rpc: RPC };
+    expect(decideSwap(listing, state(undefined, 'live', true)).actions).toEqual([
+      { kind: 'remove', what: 'stream' },
+      { kind: 'drop-listener', why: 'closed' },
+      { kind: 'remove', what: 'original' },
       { kind: 'remove', what: 'mark' },
     ]);
   });

@@ -1,7 +1,7 @@
 // Decides what to do about one migration's socket, from what the directory shows and what is wanted.
 // Pure: no I/O, no clock. Guarantees: without an announcement nothing but the interposer's own leavings is named
 // in an action; a socket that is not owned by us yet is waited for; the original is never removed while our own
-// socket holds its place. Order of events and owners: kubevirt.md, 3 and 6.
+// socket holds its place, unless it is to be reached no more. Order of events and owners: kubevirt.md, 3 and 6.
 
 /** A directory entry as lstat shows it. `inode` is unique while a link or an open listener keeps it alive. */
 export interface Entry {
@@ -29,17 +29,25 @@ export interface SwapState {
   readonly armedRole: Role | undefined;
   /** Inode of the listener that this process has put in the original's place and still holds. */
   readonly listenerInode: string | undefined;
+  /**
+   * The migration failed after connections had gone through us: who comes late must not reach the original, where a lone
+   * connection would be waited on for ever (virt-handler's proxy does not pass on that its other end has closed).
+   */
+  readonly isClosed?: boolean;
 }
 
 /**
  * - `put-back`: rename the original over the stream socket; what is there is ours.
  * - `drop-listener`: nobody can reach it any more; accepted connections go on.
- * - `remove`: unlink one of our own leavings. `stream` only when the mark proves it ours and no original is left.
+ * - `remove`: unlink one of our own leavings. `stream` only when it is proven ours, and no original is left or wanted.
  * - `take`: put a listener of ours in the place of the socket `inode`.
  */
 export type SwapAction =
   | { readonly kind: 'put-back' }
-  | { readonly kind: 'drop-listener'; readonly why: 'removed' | 'recreated' | 'put-back' | 'orphaned' }
+  | {
+      readonly kind: 'drop-listener';
+      readonly why: 'removed' | 'recreated' | 'put-back' | 'orphaned' | 'closed';
+    }
   | { readonly kind: 'remove'; readonly what: 'original' | 'mark' | 'stream' }
   | { readonly kind: 'take'; readonly inode: string };
 
@@ -86,6 +94,12 @@ function decideOwn(listing: Listing, state: SwapState): SwapDecision {
     };
   }
   if (state.armedRole !== undefined) return { actions: [], standing: 'taken' };
+  if (state.isClosed === true) {
+    return {
+      actions: [REMOVE_STREAM, { kind: 'drop-listener', why: 'closed' }, ...leavings(listing)],
+      standing: 'idle',
+    };
+  }
   const actions: SwapAction[] = [PUT_BACK, { kind: 'drop-listener', why: 'put-back' }];
   if (listing.mark !== undefined) actions.push(REMOVE_MARK);
   return { actions, standing: 'idle' };

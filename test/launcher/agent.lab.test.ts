@@ -335,30 +335,34 @@ describe('a part is missing', () => {
 });
 
 describe('told to stop', () => {
-  it.each(['source', 'target'] as const)(
-    'the %s ends within a second in the middle of a batch',
-    async (role) => {
-      const target = await guest.newHome();
-      await guest.waitForIndex(guest.home);
-      guest.observer.mark();
-      const migration = await guest.prepare(target, { flags: { bandwidthMib: 8 } });
-      const performing = migration.perform({ timeoutMs: 60_000 });
-      const stopped = role === 'source' ? guest.home : target;
-      // The source lists RAM before the target has heard of it.
-      await guest.home.sidecar?.process.waitForOutput(/"RAM listed"/, STAGE_TIMEOUT_MS);
-      await target.sidecar?.process.waitForOutput(/"connections":\d+,"msg":"framed"/, STAGE_TIMEOUT_MS);
-      const elapsed = (await stopped.sidecar?.stop())?.elapsedMs;
-      expect(elapsed).toBeLessThan(STOP_MS);
-      expect((await performing).succeeded).toBe(false);
-      const told = await guest.resultOf(stopped, migration.migrationUid);
-      expect(told).toMatchObject({ outcome: 'failed', reason: 'SidecarStopping' });
-      if (role === 'source') await guest.startSidecar(guest.home);
-      await recordStay(`${role}-stopped-in-mid-batch`, 'SidecarStopping', migration);
-      guest.coordinator.record(migration.migrationUid);
-      await expect.poll(() => guest.socketsOf(guest.home)).toEqual([]);
-      await guest.leave(target);
-    },
-  );
+  it.each([
+    { role: 'source', moment: 'while QEMU connects', bytes: 0 },
+    { role: 'target', moment: 'while QEMU connects', bytes: 0 },
+    { role: 'source', moment: 'in the middle of a batch', bytes: 2 ** 22 },
+    { role: 'target', moment: 'in the middle of a batch', bytes: 2 ** 22 },
+  ] as const)('the $role ends within a second $moment', async ({ role, moment, bytes }) => {
+    const target = await guest.newHome();
+    await guest.waitForIndex(guest.home);
+    guest.observer.mark();
+    const migration = await guest.prepare(target, { flags: { bandwidthMib: 8 } });
+    const performing = migration.perform({ timeoutMs: 60_000 });
+    const stopped = role === 'source' ? guest.home : target;
+    // The source lists RAM before the target has heard of it.
+    await guest.home.sidecar?.process.waitForOutput(/"RAM listed"/, STAGE_TIMEOUT_MS);
+    await target.sidecar?.process.waitForOutput(/"connections":\d+,"msg":"framed"/, STAGE_TIMEOUT_MS);
+    const reached = async (): Promise<number> => (await migration.offsets()).reached;
+    await expect.poll(reached, { timeout: STAGE_TIMEOUT_MS }).toBeGreaterThanOrEqual(bytes);
+    const elapsed = (await stopped.sidecar?.stop())?.elapsedMs;
+    expect(elapsed).toBeLessThan(STOP_MS);
+    expect((await performing).succeeded).toBe(false);
+    const told = await guest.resultOf(stopped, migration.migrationUid);
+    expect(told).toMatchObject({ outcome: 'failed', reason: 'SidecarStopping' });
+    if (role === 'source') await guest.startSidecar(guest.home);
+    await recordStay(`${role}-stopped-${moment.replaceAll(' ', '-')}`, 'SidecarStopping', migration);
+    guest.coordinator.record(migration.migrationUid);
+    await expect.poll(() => guest.socketsOf(guest.home)).toEqual([]);
+    await guest.leave(target);
+  });
 
   it('ends within a second when it is idle', async () => {
     const idle = await guest.newHome();
