@@ -27,6 +27,16 @@ describe('domainXml', () => {
     expect(xml).toContain('<vcpu>2</vcpu>');
   });
 
+  it('gives memory that is plugged in later a device and a NUMA node, and counts it', () => {
+    expect(domainXml(OPTIONS)).not.toMatch(/maxMemory|<numa>|virtio-mem/);
+    const xml = domainXml({ ...OPTIONS, hotplug: { mostMib: 1024, pluggedMib: 128 } });
+    expect(xml).toContain("<maxMemory slots='1' unit='MiB'>1280</maxMemory>");
+    expect(xml).toContain("<memory unit='MiB'>1280</memory>");
+    expect(xml).toContain("<currentMemory unit='MiB'>384</currentMemory>");
+    expect(xml).toContain("<numa><cell id='0' cpus='0-1' memory='256' unit='MiB'/></numa>");
+    expect(xml).toContain("<requested unit='MiB'>128</requested>");
+  });
+
   it('backs memory by huge pages only when told to', () => {
     expect(domainXml(OPTIONS)).not.toContain('memoryBacking');
     expect(domainXml({ ...OPTIONS, hugePages: true })).toContain(

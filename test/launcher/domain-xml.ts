@@ -2,12 +2,21 @@
 // storage with cache=none, a serial console, and (for the lab alone) the guest's beacon network and a second QMP
 // socket through which an observer looks at QEMU without libvirt's help. Pure.
 
+/** Memory that is added to a running VM through virtio-mem, as KubeVirt does it. */
+export interface DomainHotplug {
+  /** What the device can be grown to, beyond the VM's memory. */
+  readonly mostMib: number;
+  /** What it has from the beginning; libvirt changes it later. */
+  readonly pluggedMib: number;
+}
+
 /** The paths are those in the pod. */
 export interface DomainOptions {
   readonly name: string;
   readonly uuid: string;
   readonly memoryMib: number;
   readonly vcpus: number;
+  readonly hotplug?: DomainHotplug;
   readonly hugePages?: boolean;
   /** A versioned machine type, the same on both sides: `pc-q35-10.0`. */
   readonly machine: string;
@@ -26,6 +35,8 @@ export interface DomainOptions {
   readonly diskQueueSize?: number;
 }
 
+/** virtio-mem's unit. */
+const HOTPLUG_BLOCK_KIB = 2048;
 /** A slot of the root bus that libvirt does not use by itself for so small a machine. */
 const BEACON_SLOT = '0x1e';
 /** Arbitrary, locally administered, and the same on both sides. */
@@ -41,7 +52,7 @@ ${memoryXml(options)}  <vcpu>${options.vcpus}</vcpu>
     <type arch='x86_64' machine='${escapeXml(options.machine)}'>hvm</type>
 ${bootXml(options.boot)}  </os>
   <features><acpi/></features>
-  <cpu mode='custom' match='exact'><model fallback='forbid'>qemu64</model></cpu>
+  <cpu mode='custom' match='exact'><model fallback='forbid'>qemu64</model>${numaXml(options)}</cpu>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>destroy</on_reboot>
   <on_crash>destroy</on_crash>
@@ -52,7 +63,7 @@ ${options.disks.map((disk, index) => diskXml(disk, index, options.diskQueueSize)
       <target port='0'/>
     </serial>
     <memballoon model='none'/>
-  </devices>
+${hotplugXml(options.hotplug)}  </devices>
   <qemu:commandline>
 ${commandLine(options)
   .map((argument) => `    <qemu:arg value='${escapeXml(argument)}'/>\n`)
@@ -61,9 +72,38 @@ ${commandLine(options)
 `;
 }
 
-function memoryXml({ memoryMib, hugePages = false }: DomainOptions): string {
+/** With memory that can be added the VM's own is that of its NUMA node, and what libvirt calls memory is all of it. */
+function memoryXml({ memoryMib, hotplug, hugePages = false }: DomainOptions): string {
+  const most = hotplug === undefined ? '' : maximumXml(memoryMib + hotplug.mostMib);
+  const all = memoryMib + (hotplug?.mostMib ?? 0);
+  const current = memoryMib + (hotplug?.pluggedMib ?? 0);
   const backing = hugePages ? '  <memoryBacking><hugepages/></memoryBacking>\n' : '';
-  return `  <memory unit='MiB'>${memoryMib}</memory>\n${backing}`;
+  return `${most}  <memory unit='MiB'>${all}</memory>
+  <currentMemory unit='MiB'>${current}</currentMemory>
+${backing}`;
+}
+
+function maximumXml(mib: number): string {
+  return `  <maxMemory slots='1' unit='MiB'>${mib}</maxMemory>\n`;
+}
+
+function numaXml({ memoryMib, vcpus, hotplug }: DomainOptions): string {
+  if (hotplug === undefined) return '';
+  return `<numa><cell id='0' cpus='0-${vcpus - 1}' memory='${memoryMib}' unit='MiB'/></numa>`;
+}
+
+function hotplugXml(hotplug: DomainHotplug | undefined): string {
+  if (hotplug === undefined) return '';
+  return `    <memory model='virtio-mem'>
+      <target>
+        <size unit='MiB'>${hotplug.mostMib}</size>
+        <node>0</node>
+        <block unit='KiB'>${HOTPLUG_BLOCK_KIB}</block>
+        <requested unit='MiB'>${hotplug.pluggedMib}</requested>
+      </target>
+      <alias name='ua-hotplug'/>
+    </memory>
+`;
 }
 
 function bootXml(boot: DomainOptions['boot']): string {

@@ -5,6 +5,7 @@ import { cp, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { GuestKernel } from '../lab/guest-image.ts';
 import { type GuestProfile, profileKernelArguments } from '../lab/guest-profiles.ts';
+import type { DomainHotplug } from './domain-xml.ts';
 import type { PodDomain } from './launcher-pod.ts';
 import { POD_BEACON_SOCKET, POD_PATHS } from './launcher-pod.ts';
 
@@ -37,6 +38,7 @@ export interface DomainChoices {
   readonly machine?: string;
   /** Default 1. */
   readonly vcpus?: number;
+  readonly hotplug?: DomainHotplug;
   /** Guest memory in pages of 2 MiB, as with KubeVirt's `memory.hugepages`. */
   readonly hugePages?: boolean;
   readonly nicModel?: 'virtio-net-pci' | 'vmxnet3';
@@ -60,6 +62,7 @@ export function guestDomain(
       initrd: join(POD_PATHS.boot, INITRD_NAME),
       commandLine: [...KERNEL_ARGUMENTS, ...words].join(' '),
     },
+    ...(options.hotplug === undefined ? {} : { hotplug: options.hotplug }),
     ...(options.nicModel === undefined ? {} : { nicModel: options.nicModel }),
     ...(options.diskQueueSize === undefined ? {} : { diskQueueSize: options.diskQueueSize }),
     hugePages: options.hugePages ?? false,
