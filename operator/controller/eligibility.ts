@@ -94,7 +94,7 @@ export function notAccelerated(facts: AccelerationFacts): NotAccelerated | undef
   return undefined;
 }
 
-/** Below this share of what the plan needs, a cap of QEMU's own bandwidth takes the gain away. */
+/** A cap of QEMU's own rate below this takes the gain away: references have it write several times what a link carries (docs/tuning.md). */
 const NEEDED_BYTES_PER_SECOND = 1_000_000_000;
 
 /** What the resolved configuration of the migration says against it; undefined when nothing, or not yet known. */

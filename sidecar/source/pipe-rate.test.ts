@@ -41,7 +41,31 @@ describe('PipeRate', () => {
   });
 
   it('starts from what the operator configured', () => {
-    expect(new PipeRate(5_000_000).bytesPerSecond).toBe(5_000_000);
+    const rate = new PipeRate(5_000_000);
+    expect(rate.bytesPerSecond).toBe(5_000_000);
+    expect(rate.reliableBytesPerSecond(60_000)).toBe(5_000_000);
+  });
+
+  it('relies the less on what it learned the longer ago that was, down to what an idle link was seen to carry', () => {
+    const rate = new PipeRate();
+    let at = run(rate, 0, 1000, 25_000, 2_000_000);
+    for (; rate.underWayBytes > 0; at += 5) rate.arrived(125_000, at, 1000);
+    const learned = rate.bytesPerSecond;
+    const relied: number[] = [];
+    for (let t = at; t <= at + 60_000; t += 10) {
+      rate.sent(10_000);
+      rate.arrived(10_000, t, 1000);
+      if ((t - at) % 2000 === 0) relied.push(rate.reliableBytesPerSecond(t) / learned);
+    }
+    expect(relied[1]).toBe(1);
+    expect(relied[3]).toBeLessThan(0.6);
+    expect(relied[5]).toBeLessThan(0.25);
+    // 1 MB/s is seen all the time.
+    expect((relied.at(-1) ?? 0) * learned).toBeCloseTo(1e6, -5);
+    // One busy window is evidence again, of what the link carries now.
+    run(rate, at + 60_000, 1000, 12_000, 2_000_000);
+    expect(rate.reliableBytesPerSecond(at + 61_000)).toBeGreaterThan(11e6);
+    expect(rate.reliableBytesPerSecond(at + 61_000)).toBeLessThan(14e6);
   });
 
   it('does not take the delay of an idle link, or of a busy peer, for its limit', () => {

@@ -12,6 +12,10 @@ const MIN_BUSY_BYTES = 128 * 1024;
 /** What arrives later than this waited for the link, not for the peer. */
 const LONGEST_IDLE_DELAY_MS = 50;
 
+/** What was seen so long ago is still taken for what the pipe carries; after that it halves every {@link HALF_LIFE_MS}. */
+const TRUSTED_MS = 3000;
+const HALF_LIFE_MS = 3000;
+
 /** Weight of a new window against the running estimate. */
 const GAIN = 0.3;
 
@@ -21,6 +25,8 @@ export class PipeRate {
   #windowBytes = 0;
   #underWayBytes = 0;
   #idleInWindow = true;
+  #seenBytesPerSecond = 0;
+  #evidenceAtMs = 0;
   #seededBytesPerSecond: number;
 
   /** @param configuredBytesPerSecond the operator's limit, used until something is learned; 0 when there is none. */
@@ -36,6 +42,15 @@ export class PipeRate {
   /** Bytes per second, 0 when unknown. */
   get bytesPerSecond(): number {
     return this.#bytesPerSecond === 0 ? this.#seededBytesPerSecond : this.#bytesPerSecond;
+  }
+
+  /**
+   * Bytes per second that may be relied on now: without fresh evidence it decays to what an idle pipe was seen to carry. 0 when unknown.
+   */
+  reliableBytesPerSecond(nowMs: number): number {
+    if (this.#bytesPerSecond === 0) return this.#seededBytesPerSecond;
+    const staleMs = Math.max(0, nowMs - this.#evidenceAtMs - TRUSTED_MS);
+    return Math.max(this.#seenBytesPerSecond, this.#bytesPerSecond * 0.5 ** (staleMs / HALF_LIFE_MS));
   }
 
   /** Bytes per second learned while something was always under way; 0 while there was no such stretch. */
@@ -75,12 +90,17 @@ export class PipeRate {
     if (elapsedMs < WINDOW_MS) return;
     const seen = (this.#windowBytes * 1000) / elapsedMs;
     this.#lastWindowIdle = this.#idleInWindow;
+    this.#seenBytesPerSecond = seen;
     // An idle window proves only that the link carries at least this much.
     if (!this.#idleInWindow && elapsedMs < 4 * WINDOW_MS) {
       this.#wasBusy = true;
+      this.#evidenceAtMs = nowMs;
       this.#bytesPerSecond =
         this.#bytesPerSecond === 0 ? seen : this.#bytesPerSecond + GAIN * (seen - this.#bytesPerSecond);
-    } else if (seen > this.bytesPerSecond) this.#bytesPerSecond = seen;
+    } else if (seen > this.bytesPerSecond) {
+      this.#bytesPerSecond = seen;
+      this.#evidenceAtMs = nowMs;
+    }
     this.#windowStartMs = nowMs;
     this.#windowBytes = 0;
     this.#idleInWindow = this.#underWayBytes === 0;

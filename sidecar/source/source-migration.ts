@@ -265,7 +265,7 @@ export class SourceMigration {
   get isFull(): boolean {
     if (this.windowBytes >= BULK_WINDOW_BYTES) return true;
     const queueSeconds = this.pace.queueMs / 1000;
-    const link = this.linkRate.bytesPerSecond;
+    const link = this.linkRate.reliableBytesPerSecond(this.options.now());
     if (link > 0 && this.linkRate.underWayBytes > Math.max(MIN_QUEUE_BYTES, link * queueSeconds)) return true;
     // What waits for the NAS must be read well within its deadline, also before its rate is known.
     const nas = this.nasBytesPerSecond;
@@ -324,7 +324,7 @@ export class SourceMigration {
     const nowMs = this.options.now();
     this.linkRate.arrived(linkBytes, nowMs, this.pace.queueMs);
     this.pace.learn(
-      this.linkRate.bytesPerSecond,
+      this.linkRate.reliableBytesPerSecond(nowMs),
       this.#resentRatio,
       // An idle link shows nothing when it is the destination that holds us up.
       this.linkRate.idle && !this.isFull,
