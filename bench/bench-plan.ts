@@ -60,6 +60,7 @@ export const BENCH_GROUPS: Readonly<Record<string, readonly BenchCase[]>> = Obje
       ['aged-200', 'aged', 200, 2000, ALL],
       ['busy-200', 'busy', 200, 2000, ALL],
       ['cold-200', 'cold', 200, 2000, ALL],
+      ['cold-1000', 'cold', 1000, 2500, METHODS],
     ] as const
   ).map(([name, guest, linkMbit, nasMbit, ways]) => [name, group(name, guest, linkMbit, nasMbit, ways)]),
 );

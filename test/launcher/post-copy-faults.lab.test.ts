@@ -1,12 +1,14 @@
 // A fault after the switch to post-copy has the same outcome with sidecars in the path, which relay raw, as without: the VM's memory
-// is on both sides then, and nobody can save it. What can be asked is that we make nothing worse.
+// is on both sides then, and nobody can save it. What can be asked is that we make nothing worse. A killed sidecar is compared with a
+// killed proxy, which is what breaks the same way without us.
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { expect, it } from 'vitest';
 import { QmpClient } from '../lab/qmp.ts';
 import type { DomainState } from './launcher-pod.ts';
-import { TravellingGuest } from './travelling-guest.ts';
+import type { RecordedMigration } from './recorded-migration.ts';
+import { type Home, TravellingGuest } from './travelling-guest.ts';
 
 const GUEST = { memoryMiB: 256, readMiB: 0, randomMiB: 48, textMiB: 0, churnMiB: 0 };
 /** Slow enough that 48 MiB of random pages are not through when the VM switches. */
@@ -24,8 +26,41 @@ interface Ending {
   readonly migration: { readonly source: string; readonly target: string };
 }
 
-/** Switches to post-copy, kills the source's proxy, and tells how both sides stand. */
-async function killProxyAfterSwitch(armed: boolean): Promise<Ending> {
+interface Scene {
+  readonly guest: TravellingGuest;
+  readonly migration: RecordedMigration;
+  readonly source: Home;
+  readonly target: Home;
+}
+
+type Break = (scene: Scene) => void | Promise<void>;
+
+const killSourceProxy: Break = ({ migration }) =>
+  migration.migration.proxies.source.process('stream').signal('SIGKILL');
+const killTargetProxy: Break = ({ migration }) =>
+  migration.migration.proxies.target.process('stream').signal('SIGKILL');
+const cutLink: Break = ({ guest }) => guest.lab.lab.network.setMigrationLinkUp(false);
+const freezeNas: Break = ({ guest }) => guest.lab.lab.nas.pause();
+
+const FAULTS: readonly { readonly what: string; readonly plain: Break; readonly relayed: Break }[] = [
+  { what: "the source's proxy killed", plain: killSourceProxy, relayed: killSourceProxy },
+  { what: "the target's proxy killed", plain: killTargetProxy, relayed: killTargetProxy },
+  {
+    what: 'the source sidecar killed',
+    plain: killSourceProxy,
+    relayed: ({ source }) => source.sidecar?.signal('SIGKILL'),
+  },
+  {
+    what: 'the target sidecar killed',
+    plain: killTargetProxy,
+    relayed: ({ target }) => target.sidecar?.signal('SIGKILL'),
+  },
+  { what: 'the migration link cut', plain: cutLink, relayed: cutLink },
+  { what: 'the NAS hanging', plain: freezeNas, relayed: freezeNas },
+];
+
+/** Switches to post-copy, breaks something, and tells how both sides stand. */
+async function breakAfterSwitch(armed: boolean, breakIt: Break): Promise<Ending> {
   const guest = await TravellingGuest.start({ guest: { profile: GUEST }, linkMbit: 0 });
   const monitors: QmpClient[] = [];
   try {
@@ -61,7 +96,7 @@ async function killProxyAfterSwitch(armed: boolean): Promise<Ending> {
       .toBe('running');
     const incoming = await QmpClient.connect(`${target.pod.observerDirectory}/qmp.sock`);
     monitors.push(incoming);
-    migration.migration.proxies.source.process('stream').signal('SIGKILL');
+    await breakIt({ guest, migration, source, target });
     const look = async (): Promise<Ending> => ({
       domains: {
         source: await source.pod.domainState('default_vm'),
@@ -76,6 +111,8 @@ async function killProxyAfterSwitch(armed: boolean): Promise<Ending> {
       same = isDeepStrictEqual(next, ending) ? same + 1 : 0;
       ending = next;
     }
+    guest.lab.lab.nas.resume();
+    await guest.lab.lab.network.setMigrationLinkUp(true);
     for (const pod of [source.pod, target.pod]) await pod.virsh(['destroy', 'default_vm']).catch(() => '');
     await performing;
     await migration.finish();
@@ -86,9 +123,12 @@ async function killProxyAfterSwitch(armed: boolean): Promise<Ending> {
   }
 }
 
-it('a proxy killed after the switch to post-copy ends as without sidecars in the path', async () => {
-  const plain = await killProxyAfterSwitch(false);
-  const relayed = await killProxyAfterSwitch(true);
-  expect(plain.migration.source).toBe('waits in post-copy');
-  expect(relayed).toEqual(plain);
-}, 600_000);
+it.each(FAULTS)(
+  '$what after the switch to post-copy ends as without sidecars in the path',
+  async ({ what, plain, relayed }) => {
+    const without = await breakAfterSwitch(false, plain);
+    if (what.endsWith('killed')) expect(without.migration.source).toBe('waits in post-copy');
+    expect(await breakAfterSwitch(true, relayed)).toEqual(without);
+  },
+  600_000,
+);

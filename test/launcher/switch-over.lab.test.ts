@@ -17,6 +17,7 @@ const LOAD = { kind: 'load', anonymousBytesPerSecond: 8e6, fileBytesPerSecond: 0
 const LIMIT_MS = 300;
 /** One of QEMU's windows. */
 const MARGIN_MS = 100;
+const GAP_MS = 150;
 
 let guest: TravellingGuest;
 let qemu = '';
@@ -86,5 +87,6 @@ describe.each([0, 8])('a busy guest with %i channels', (channels) => {
     const bound = (LINK_BYTES_PER_SECOND * (LIMIT_MS + MARGIN_MS)) / 1000;
     // Whoever measures on a busy machine has plain to compare with: the device state is in both.
     expect(accelerated.linkBytesAfterStop).toBeLessThanOrEqual(Math.max(bound, plain.linkBytesAfterStop));
+    expect(accelerated.guestGapMs).toBeLessThanOrEqual(Math.max(LIMIT_MS + GAP_MS, plain.guestGapMs ?? 0));
   }, 400_000);
 });
