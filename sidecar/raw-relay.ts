@@ -1,7 +1,11 @@
 // Copies bytes between two sockets, both ways, as they come: the way of every connection that is not accelerated.
-// A half-close of one side becomes a half-close of the other; an error of either side closes both.
+// A half-close of one side becomes a half-close of the other, and a moment later both are closed: neither QEMU nor virt-handler's proxy
+// goes on with half a connection, and the leg that a proxy has dialed is never closed by it. An error of either side closes both.
 
 import type { Socket } from 'node:net';
+
+/** How long a socket that was ended may still be read, so that what was written last is not lost by a reset. */
+const LINGER_MS = 1000;
 
 /**
  * Relays until both directions have ended or either side broke.
@@ -29,7 +33,14 @@ export function relayRaw(
         if (!to.write(bytes)) from.pause();
       });
       to.on('drain', () => from.resume());
-      from.on('end', () => to.end());
+      from.on('end', () => {
+        to.end(() => {
+          setTimeout(() => {
+            from.destroy();
+            to.destroy();
+          }, LINGER_MS).unref();
+        });
+      });
       from.on('error', (cause) => {
         error ??= cause;
       });
@@ -47,9 +58,6 @@ export function relayRaw(
     }
   });
 }
-
-/** How long a socket that was ended may still be read, so that what was written last is not lost by a reset. */
-const LINGER_MS = 1000;
 
 /**
  * Ends a socket whose last written bytes matter (an ABORT, an END_ACK). Closing with bytes unread would reset the

@@ -12,6 +12,7 @@ import type { Announcement, ArmedMigration, Interposer, TakenSocket } from '../i
 import { helloFrame } from '../link/frame-writer.ts';
 import { encodeSourceHello, migrationIdFromUid, randomHello } from '../link/hello.ts';
 import { deriveProofKey } from '../link/link-keys.ts';
+import type { Volume } from '../nas/volume.ts';
 import { indexOf } from '../test-pipeline.ts';
 import { atEnd, cleanUp, guest, listening, sleep, within } from '../test-rig.ts';
 import type { IndexKeeper } from './index-keeper.ts';
@@ -27,6 +28,11 @@ let pauses: number;
 let atQemu: Buffer[];
 /** How the socket's place was given up. */
 let givenUp: string[];
+let told: string[];
+/** What there is for the pipeline, when it is there. */
+let forMigration: IndexKeeper['forMigration'];
+/** Begins the session, and takes the socket's place. */
+let begin: () => Promise<void>;
 
 /** As the interposer would call it: the socket's place is taken. */
 let taken: (listener: Server) => void;
@@ -39,6 +45,7 @@ beforeEach(async () => {
   pauses = 0;
   atQemu = [];
   givenUp = [];
+  told = [];
   const { volume } = guest({ channels: 0, pages: 50 });
   const interposer = {
     arm: ({ onTaken, migrationUid, role }: Announcement) => {
@@ -62,8 +69,9 @@ beforeEach(async () => {
       pauses -= 1;
     },
     inherited: () => {},
-    forMigration: async () => ({ index: indexOf([volume]).index, volumes: [volume] }),
+    forMigration: () => forMigration(),
   } as unknown as IndexKeeper;
+  forMigration = async () => ({ index: indexOf([volume]).index, volumes: [volume] as unknown as Volume[] });
   const order = { ...exampleArm, role: 'target' as const, volumes: [volume.name] };
   session = new MigrationSession(order, {
     interposer,
@@ -72,6 +80,7 @@ beforeEach(async () => {
     progress: () => {},
     result: (result) => results.push(result),
     news: (_, news) => {
+      told.push(news.type);
       if (news.type === 'connection') session.startFramed(order);
     },
   });
@@ -79,8 +88,10 @@ beforeEach(async () => {
     socket.on('end', () => socket.end());
     socket.on('data', (bytes: Buffer) => atQemu.push(bytes)).resume();
   });
-  session.takeSocket(order);
-  taken(await listening(at('target.sock'), () => {}));
+  begin = async () => {
+    session.takeSocket(order);
+    taken(await listening(at('target.sock'), () => {}));
+  };
 });
 
 afterEach(() => {
@@ -116,7 +127,34 @@ function hello(sessionKey: Uint8Array): Buffer {
 
 const key = Buffer.from(exampleArm.sessionKey, 'base64');
 
+describe('a session that is to be armed', () => {
+  it('tells that it has the socket when it could also serve it', async () => {
+    const found = await forMigration();
+    let arrive = (_: typeof found): void => {};
+    forMigration = () =>
+      new Promise((resolve) => {
+        arrive = resolve;
+      });
+    await begin();
+    await sleep(50);
+    expect(told).toEqual([]);
+    arrive(found);
+    expect(await within(1000, () => told.length > 0)).toBe(true);
+    expect(told).toEqual(['socketTaken']);
+  });
+
+  it('declines when there is nothing to serve it with', async () => {
+    forMigration = async () => undefined;
+    await begin();
+    expect(await within(1000, () => told.length > 0)).toBe(true);
+    await sleep(50);
+    expect(told).toEqual(['declined']);
+  });
+});
+
 describe("a target's session", () => {
+  beforeEach(() => begin());
+
   it('outlasts connections that say nothing or prove nothing, and serves the source that comes then', async () => {
     (await client()).destroy();
     const forger = await client(hello(Buffer.alloc(32, 9)));

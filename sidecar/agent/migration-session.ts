@@ -188,14 +188,21 @@ export class MigrationSession {
   #onTaken(taken: TakenSocket): void {
     this.#taken = taken;
     taken.listener.on('connection', (socket: Socket) => this.#onConnection({ taken, socket }));
-    this.#tell({ type: 'socketTaken' });
+    // Who says ARMED can do what GO asks for: without a pipeline a target would hand the source's HELLO to QEMU.
+    void (this.#loading ?? Promise.resolve(true)).then(
+      (loaded) => {
+        if (loaded !== undefined && this.#taken === taken && !this.#ended)
+          this.#tell({ type: 'socketTaken' });
+      },
+      () => {},
+    );
   }
 
   #onConnection(held: Held): void {
     // A held socket may break before anybody else listens to it.
     held.socket.on('error', (error) => this.#log('connection broke', { error: error.message }));
     this.#connections += 1;
-    if (this.#look === undefined) this.#begin();
+    if (this.#look === undefined && !this.#ended) this.#begin();
     this.#idleSinceMs = undefined;
     if (this.#way === 'framed') {
       this.#pipeline?.accept(held.socket);

@@ -547,6 +547,17 @@ describe('afterwards', () => {
     expect(await ask(stream)).toBe('handler');
   });
 
+  it('lets nobody reach the original when it is stopped after a connection', async () => {
+    const interposer = start();
+    const { armed } = armSource(interposer);
+    await listenAt(rpc, 'rpc');
+    await listenAt(stream, 'handler');
+    await taken(armed);
+    await ask(stream);
+    interposer.stop();
+    expect(names()).toEqual([rpc]);
+  });
+
   it('serves a target that becomes a source', async () => {
     const interposer = start();
     const incoming = interposer.arm({ migrationUid: UID_1, role: 'target', onTaken: relayMarked });

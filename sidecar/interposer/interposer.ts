@@ -201,11 +201,17 @@ export class Interposer {
     };
   }
 
-  /** Gives every place back and ends the watch; accepted connections go on. Synchronous, for SIGTERM. */
+  /**
+   * Gives every place back, or closes it where a connection was accepted: this process ends, and its connections with it. Synchronous,
+   * for SIGTERM and for a process that cannot go on.
+   */
   stop(): void {
     if (this.#stopped) return;
     this.#stopped = true;
-    for (const armed of [...this.#armed.values()]) this.#end(armed);
+    for (const armed of [...this.#armed.values()]) {
+      armed.isClosed = armed.connections > 0;
+      this.#end(armed);
+    }
     this.#stopWatch();
   }
 

@@ -207,6 +207,7 @@ export class SourceConnection implements PageSink {
     if (this.#state === 'closed') return;
     try {
       const wanted = await this.#decideMode();
+      if (this.#isClosed()) return;
       this.#link = await this.#migration.options.dial();
       if (this.#isClosed()) {
         this.#link.destroy();
@@ -304,6 +305,8 @@ export class SourceConnection implements PageSink {
     link.on('end', () => this.#onLinkClose());
     link.on('close', () => this.#onLinkClose());
     this.#writeLink(helloFrame(body));
+    // The answer can only be raw, and the destination QEMU is not to be reached by a connection that has nothing to say yet.
+    if (mode === 'raw') this.#sendOpening(link);
     const { helloTimeoutMs = HELLO_TIMEOUT_MS } = this.#migration.options;
     return new Promise((resolve, reject) => {
       const timer = setTimeout(
@@ -376,13 +379,18 @@ export class SourceConnection implements PageSink {
     this.#listenForEnd(this.#qemu);
   }
 
-  #goRaw(link: Socket): void {
-    this.#state = 'raw';
+  /** What was held back, as it is. */
+  #sendOpening(link: Socket): void {
     for (const bytes of this.#opening) {
       this.#migration.counters.streamBytes += bytes.length;
       link.write(bytes);
     }
     this.#opening = [];
+  }
+
+  #goRaw(link: Socket): void {
+    this.#state = 'raw';
+    this.#sendOpening(link);
     const early = this.#reader?.takeRest();
     if (early !== undefined && early.length > 0) this.#qemu.write(early);
     for (const event of ['data', 'end', 'error', 'close']) this.#qemu.removeAllListeners(event);
@@ -455,7 +463,9 @@ export class SourceConnection implements PageSink {
   #onQemuEnd(): void {
     if (this.#qemuEnded || this.#state === 'closed') return;
     this.#qemuEnded = true;
-    if (this.#state === 'opening') this.#openingDecided('raw');
+    // Nothing came of it: the destination QEMU would wait for its first bytes, for the proxies do not pass on that it is gone.
+    if (this.#state === 'opening' && this.#openingBytes === 0) this.#close(undefined);
+    else if (this.#state === 'opening') this.#openingDecided('raw');
     else if (this.#state === 'framed') this.#finish();
   }
 
@@ -1024,7 +1034,8 @@ export class SourceConnection implements PageSink {
   /** Ends this connection because something broke: QEMU's socket is closed, so that its migration fails and the VM goes on here. */
   fail(error: Error): void {
     if (this.#state === 'closed') return;
-    if (this.#state !== 'raw' && !(error instanceof LinkPeerAbortError)) {
+    const speaksFrames = this.#state !== 'raw' && this.#ownHello?.mode !== 'raw';
+    if (speaksFrames && !(error instanceof LinkPeerAbortError)) {
       this.#writeLink([
         abortFrame(error instanceof LinkError ? error.abortCode : ABORT_INTERNAL, error.message),
       ]);

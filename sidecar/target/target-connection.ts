@@ -99,6 +99,8 @@ export class TargetConnection {
   #isProven = false;
   /** First bytes, until it is clear whose they are. */
   #opening: Buffer | undefined = NO_BYTES;
+  /** What is written reaches a sidecar that reads frames, not QEMU. */
+  #speaksFrames = false;
   #state: State = 'greeting';
   readonly #reader: FrameReader<'target'>;
   readonly #helloTimer: NodeJS.Timeout;
@@ -176,6 +178,7 @@ export class TargetConnection {
     }
     this.#opening = undefined;
     if (opening === 'hello') {
+      this.#speaksFrames = true;
       this.#guard(() => this.#reader.push(first));
       return;
     }
@@ -257,6 +260,7 @@ export class TargetConnection {
     const agreement = agree(hello, answer);
     if (agreement.mode === 'raw') {
       if (hello.mode === 'framed') this.#migration.rawReason ??= 'LinkVersion';
+      this.#speaksFrames = false;
       this.#reader.detach();
     } else {
       const keys = deriveConnectionKeys(
@@ -610,7 +614,7 @@ export class TargetConnection {
   /** Ends this connection because something broke: QEMU's socket is closed without the rest of its stream. */
   fail(error: Error): void {
     if (this.#state === 'closed') return;
-    if (!(error instanceof LinkPeerAbortError)) {
+    if (this.#speaksFrames && !(error instanceof LinkPeerAbortError)) {
       this.#write(abortFrame(error instanceof LinkError ? error.abortCode : ABORT_INTERNAL, error.message));
     }
     this.#close(error);
