@@ -1,21 +1,26 @@
 // What the other end of the link could do on purpose: flood connections, say nothing, never read, announce what no frame may
-// have, send batches again or in another order, acknowledge and never answer a PING. Each ends with a named error on that
+// have, send more than it was granted or batches again or in another order, acknowledge and never answer a PING. Each ends with a named error on that
 // connection or is refused; memory stays within its stated limits; and nobody who has not proved that he belongs to a
 // migration ends one that runs.
 
 import { connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
+  ABORT_PROTOCOL,
+  ABORT_RETURN_PATH_STUCK,
   FRAME_BATCH,
   FRAME_HELLO,
   FRAME_PATCH,
   INITIAL_CREDIT_BYTES,
   MAX_CONNECTIONS,
   MAX_FRAME_BODY_BYTES,
+  MAX_HELD_RETURN_BYTES,
   MAX_OPEN_PINGS,
+  MAX_RECONSTRUCTED_BYTES,
+  MAX_RETURN_BYTES,
   MAX_UNREAD_LINK_BYTES,
 } from './link/frame-types.ts';
-import { helloFrame, pingFrame } from './link/frame-writer.ts';
+import { helloFrame, pingFrame, returnFrames } from './link/frame-writer.ts';
 import { encodeSourceHello, migrationIdFromUid, randomHello } from './link/hello.ts';
 import { deriveProofKey } from './link/link-keys.ts';
 import { MainStream } from './stream/test-streams.ts';
@@ -28,8 +33,10 @@ import {
   MIB,
   type Rig,
   rig,
+  ScriptedSource,
   ScriptedTarget,
   sleep,
+  tamper,
   UID,
   within,
 } from './test-rig.ts';
@@ -74,25 +81,25 @@ function sourceHello(sessionKey: Uint8Array, ordinal = 0): Buffer {
 async function scripted(
   volume: MemoryVolume,
   main: Uint8Array,
-): Promise<{ running: Rig; link: Socket; origin: Socket }> {
-  const links: Socket[] = [];
+): Promise<{ running: Rig; peer: ScriptedTarget; link: Socket; origin: Socket }> {
+  const peers: ScriptedTarget[] = [];
   const running = await rig({
     volumes: [volume],
     onLink: (socket) => {
-      links.push(socket);
-      new ScriptedTarget(
+      const peer = new ScriptedTarget(
         socket,
         () => running.sessionKey,
         () => {},
       );
+      peers.push(peer);
     },
   });
   const origin = await running.qemu();
   void feed(origin, main.subarray(0, 30_000));
   expect(await within(5000, () => running.source.counters.batches > 0)).toBe(true);
-  const [link] = links;
-  if (link === undefined) throw new Error('nobody dialed the target');
-  return { running, link, origin };
+  const [peer] = peers;
+  if (peer === undefined) throw new Error('nobody dialed the target');
+  return { running, peer, link: peer.link, origin };
 }
 
 describe('strangers at the target while a migration runs', () => {
@@ -297,6 +304,83 @@ describe('a peer that never reads', () => {
   });
 });
 
+describe('a source that sends more than it was granted', () => {
+  it('is ended at the first byte beyond its credit, and memory was taken for that credit alone', async () => {
+    const { volume } = guest({ channels: 0, pages: 50 });
+    let qemu: Socket | undefined;
+    const running = await rig({
+      volumes: [volume],
+      // It does not read, so no further credit comes.
+      onQemu: (socket) => {
+        qemu = socket;
+      },
+    });
+    const { target } = running;
+    let takenBytes = 0;
+    const take = target.buffers.take.bind(target.buffers);
+    target.buffers.take = (bytes) => {
+      takenBytes += bytes;
+      return take(bytes);
+    };
+    const source = new ScriptedSource(await stranger(running), running.sessionKey);
+    expect(await within(3000, () => source.creditLimit > 0)).toBe(true);
+    const credit = source.creditLimit;
+    for (let sent = 0; sent < credit; sent += MAX_RECONSTRUCTED_BYTES)
+      source.send(Math.min(MAX_RECONSTRUCTED_BYTES, credit - sent));
+    expect(await within(5000, () => takenBytes === credit)).toBe(true);
+    await sleep(50);
+    expect(target.failure).toBeUndefined();
+    expect(source.creditLimit).toBe(credit);
+    const { batches } = target.counters;
+
+    source.send(1);
+    for (let i = 0; i < 16; i++) source.send(MAX_RECONSTRUCTED_BYTES);
+    expect(await within(5000, () => codeOf(target.failure) === 'NASMIG_CREDIT_OVERRUN')).toBe(true);
+    expect(await within(3000, () => source.aborts.length > 0)).toBe(true);
+    expect(source.aborts).toEqual([ABORT_PROTOCOL]);
+    qemu?.resume();
+    expect(await within(3000, () => qemu?.destroyed === true || qemu?.readableEnded === true)).toBe(true);
+    expect(takenBytes).toBe(credit);
+    expect(target.counters.batches).toBe(batches);
+  });
+});
+
+describe('a return path that the source QEMU does not read', () => {
+  const full = Buffer.concat(returnFrames(Buffer.alloc(MAX_RETURN_BYTES, 0x5a)));
+
+  it('is held up to its limit, and read later', async () => {
+    const { volume, migration } = guest({ channels: 0, pages: 50 });
+    const { running, link, origin } = await scripted(volume, migration.main);
+    const frames = MAX_HELD_RETURN_BYTES / MAX_RETURN_BYTES;
+    for (let i = 0; i < frames; i++) link.write(full);
+    await sleep(200);
+    let read = 0;
+    origin.on('data', (bytes: Buffer) => {
+      read += bytes.length;
+    });
+    expect(await within(5000, () => read === frames * MAX_RETURN_BYTES)).toBe(true);
+    expect(running.source.failure).toBeUndefined();
+  });
+
+  it('ends a target that floods it, with no more held than the limit', async () => {
+    const { volume, migration } = guest({ channels: 0, pages: 50 });
+    const { running, peer, link, origin } = await scripted(volume, migration.main);
+    const { source } = running;
+    const before = bufferBytes();
+    const written = await flood(link, full, 64 * MIB, () => source.failure !== undefined);
+    expect(await within(5000, () => codeOf(source.failure) === 'NASMIG_RETURN_PATH_STUCK')).toBe(true);
+    expect(written).toBeGreaterThan(MAX_HELD_RETURN_BYTES);
+    // Beside what is held, what the kernel keeps of both sockets.
+    expect(written).toBeLessThan(MAX_HELD_RETURN_BYTES + 4 * MIB);
+    expect(bufferBytes() - before).toBeLessThan(MAX_HELD_RETURN_BYTES + 8 * MIB);
+    expect(await within(3000, () => peer.aborts.length > 0)).toBe(true);
+    expect(peer.aborts).toEqual([ABORT_RETURN_PATH_STUCK]);
+    // The source QEMU is cut off: its migration fails, and the VM goes on there.
+    origin.resume();
+    expect(await within(3000, () => origin.destroyed || origin.readableEnded)).toBe(true);
+  });
+});
+
 describe('announcements that no frame may have', () => {
   const header = (type: number, flags: number, bytes: number): Buffer => {
     const out = Buffer.alloc(8);
@@ -343,23 +427,6 @@ describe('announcements that no frame may have', () => {
     }
   });
 });
-
-/** Puts `change` between the source sidecar and its socket: it gets each whole frame and says what goes on in its place. */
-function tamper(link: Socket, change: (frame: Buffer) => readonly Buffer[]): void {
-  const write = link.write.bind(link) as (bytes: Uint8Array, done?: () => void) => boolean;
-  let held = Buffer.alloc(0);
-  link.write = ((bytes: Uint8Array, done?: () => void) => {
-    held = Buffer.concat([held, bytes]);
-    let isTaken = true;
-    while (held.length >= 8 && held.length >= 8 + held.readUInt32BE(4)) {
-      const frame = Buffer.from(held.subarray(0, 8 + held.readUInt32BE(4)));
-      held = held.subarray(frame.length);
-      for (const out of change(frame)) isTaken = write(out) && isTaken;
-    }
-    if (done !== undefined) write(Buffer.alloc(0), done);
-    return isTaken;
-  }) as typeof link.write;
-}
 
 describe('batches that come again or in another order', () => {
   /** A third of the batches need a PATCH. */

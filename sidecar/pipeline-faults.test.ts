@@ -110,7 +110,9 @@ describe('multifd barriers', () => {
     },
   );
 
-  it("main passes its FLUSH while another channel's ACKs are withheld and the NAS window is full", async () => {
+  it("main passes its FLUSH while another channel's ACKs are withheld for 5 s and the NAS window is full", {
+    timeout: 30_000,
+  }, async () => {
     const { volume, migration, streams } = guest({ channels: 2, pages: 4000, seed: 22, ownShare: 0 });
     const flushes = boundaries(migration.expected.main, ['multifd-flush']);
     const firstFlush = flushes[1] as number;
@@ -118,6 +120,7 @@ describe('multifd barriers', () => {
     const withheldFrom = syncs[0] as number;
     const targets: ScriptedTarget[] = [];
     let withheld = true;
+    let withheldSinceMs: number | undefined;
     const { source, sessionKey, qemu } = await rig({
       volumes: [volume],
       onLink: (link) => {
@@ -126,8 +129,9 @@ describe('multifd barriers', () => {
             link,
             () => sessionKey,
             (one) => {
-              if (one.ordinal === 1 && one.streamBytes > withheldFrom && withheld) return;
-              one.acknowledge(8 * MIB);
+              if (one.ordinal === 1 && one.streamBytes > withheldFrom && withheld)
+                withheldSinceMs ??= performance.now();
+              else one.acknowledge(8 * MIB);
             },
           ),
         );
@@ -144,10 +148,14 @@ describe('multifd barriers', () => {
     // As if a NAS that does not answer held what was asked of it: the window that all share stays full.
     source.nasQueuedBytes += 64 * MIB;
     await sleep(300);
+    expect(await within(3000, () => withheldSinceMs !== undefined)).toBe(true);
     expect(source.isFull).toBe(true);
-    void feed(origin[0] as Socket, migration.main.subarray(list));
-    expect(await within(1500, () => main() >= firstFlush)).toBe(true);
+    void feed(origin[0] as Socket, migration.main.subarray(list, firstFlush));
+    expect(await within(1500, () => main() === firstFlush)).toBe(true);
+    await sleep(5000 - (performance.now() - (withheldSinceMs ?? 0)));
+    expect(source.failure).toBeUndefined();
     // And all of main goes through; what stays behind is channel 1 alone.
+    void feed(origin[0] as Socket, migration.main.subarray(firstFlush));
     expect(await within(1500, () => main() === migration.main.length)).toBe(true);
     expect(targets.find((one) => one.ordinal === 1)?.streamBytes).toBeLessThan(streams[1]?.length as number);
     withheld = false;

@@ -4,9 +4,12 @@
 import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { forgeBlock } from './index/xxh64-forger.ts';
+import { BatchDecoder, DecodedBatch } from './link/batch-decoder.ts';
+import { FIRST_LITERAL_BYTES, FRAME_BATCH } from './link/frame-types.ts';
 import { PAGE_BYTES } from './stream/page-sink.ts';
-import { generateMigration, seededRandom } from './stream/test-streams.ts';
+import { generateMigration, MultifdStream, seededRandom } from './stream/test-streams.ts';
 import { indexOf, MemoryVolume, type PipelineOutcome, runPipeline } from './test-pipeline.ts';
+import { watchLink } from './test-rig.ts';
 
 const SHUT = Buffer.from('00010004' + '00000000', 'hex');
 const BLOCKS = 1500;
@@ -237,10 +240,68 @@ describe('source and target pipelines', () => {
       index,
       pageHasher,
       answer: SHUT,
+      prepare: ({ throttle }) => {
+        // However slow this machine is, the first pause is not over before the end.
+        const allows = throttle.allows.bind(throttle);
+        throttle.allows = () => allows(0);
+      },
     });
     expectSameBytes(outcome, streams);
-    expect(outcome.source.counters.resentBatches).toBeGreaterThan(0);
+    const { counters, throttle } = outcome.source;
+    expect(counters.resentBatches).toBeGreaterThan(0);
+    expect(throttle.stops).toBeGreaterThan(0);
+    // The index knows over 1100 of the pages.
+    expect(counters.referencePages).toBeLessThan(700);
   });
+
+  it.each([0, 2])(
+    'the first 64 KiB of a connection go as they are, also what the index knows (%i multifd channels)',
+    async (channels) => {
+      const { volume, migration, streams, writes } = guestAndVolume(channels, 13);
+      const { index, pageHasher } = indexOf([volume]);
+      const { main, multifd } = migration.expected;
+      const known = [main, ...multifd].map((lines, i) =>
+        lines
+          .filter((line) => line.startsWith('page '))
+          .map((line) => Number(line.split(' ')[1]))
+          .filter((offset) => {
+            pageHasher.hash(streams[i] as Uint8Array, offset);
+            return index.lookup(pageHasher.hi, pageHasher.lo) >= 0;
+          }),
+      );
+      /** Stream offsets of runs of references, by connection. */
+      const referred: number[][] = [];
+      const outcome = await runPipeline({
+        streams,
+        writes,
+        volumes: [volume],
+        index,
+        pageHasher,
+        answer: SHUT,
+        onDialed: (link) => {
+          const offsets: number[] = [];
+          referred.push(offsets);
+          const decoder = new BatchDecoder([volume.sizeBytes]);
+          const decoded = new DecodedBatch();
+          let streamOffset = 0;
+          watchLink(link, (frame) => {
+            if (frame.type !== FRAME_BATCH) return;
+            decoder.decode(frame, new Uint8Array(frame.reconstructedBytes), decoded);
+            for (const offset of decoded.runOffset.subarray(0, decoded.runCount))
+              offsets.push(streamOffset + offset);
+            streamOffset += frame.reconstructedBytes;
+          });
+        },
+      });
+      expectSameBytes(outcome, streams);
+      const early = known.map((offsets) => offsets.filter((offset) => offset < FIRST_LITERAL_BYTES).length);
+      // With multifd there are no pages on main.
+      expect(early.filter((count) => count > 5)).toHaveLength(Math.max(1, channels));
+      expect(referred.map((offsets) => offsets[0])).toEqual(
+        known.map((offsets) => offsets.find((offset) => offset >= FIRST_LITERAL_BYTES)),
+      );
+    },
+  );
 
   it('forged collisions in the index end as literals', async () => {
     const { volume, streams, writes } = guestAndVolume(0, 4);
@@ -405,6 +466,24 @@ describe('source and target pipelines', () => {
     expect(outcome.source.rawReason).toBe('PostCopyAnnounced');
     expect(Buffer.compare(outcome.received[0] as Buffer, migration.main)).toBe(0);
     expect(outcome.answered.equals(SHUT)).toBe(true);
+    expect(outcome.source.counters.batches).toBe(0);
+  });
+
+  it.each([
+    ['TLS inside QEMU', 'TlsInsideQemu', '16030100f5010000f10303'],
+    ['an unknown stream', 'UnknownStream', '6e6f697365'],
+  ])('an armed pair surprised by %s relays it as it is, both ways', async (_what, reason, beginning) => {
+    const volume = new MemoryVolume('root', randomBytes(BLOCKS * PAGE_BYTES));
+    const streams = [
+      Buffer.concat([Buffer.from(beginning, 'hex'), randomBytes(700_000)]),
+      // A channel that would be understood, beside a main channel that is not.
+      Buffer.concat([new MultifdStream().init(0).finish(), randomBytes(300_000)]),
+    ];
+    const answer = randomBytes(300_000);
+    const outcome = await runPipeline({ streams, volumes: [volume], ...indexOf([volume]), answer });
+    expectSameBytes(outcome, streams);
+    expect(outcome.answered.equals(answer)).toBe(true);
+    expect(outcome.source.rawReason).toBe(reason);
     expect(outcome.source.counters.batches).toBe(0);
   });
 });

@@ -91,8 +91,12 @@ export interface PipelineOptions {
   readonly prepare?: (source: SourceMigration, target: TargetMigration) => void;
   /** What the target can read; by default the same volumes. */
   readonly targetVolumes?: readonly MemoryVolume[];
+  /** By default random. */
+  readonly sessionKey?: Uint8Array;
   /** The target's session key; by default the source's. */
   readonly targetKey?: Uint8Array;
+  /** Sees each socket that the source sidecar dialed, before it is used. */
+  readonly onDialed?: (link: Socket) => void;
   /** QEMU's connections reach the target sidecar without a source sidecar. */
   readonly unarmedSource?: boolean;
   /** The source QEMU closes as soon as it wrote everything, as one that is cancelled does. */
@@ -134,7 +138,7 @@ export async function runPipeline(options: PipelineOptions): Promise<PipelineOut
   const directory = mkdtempSync(join(tmpdir(), 'nasmig-pipeline-'));
   const at = (name: string): string => join(directory, name);
   const log: string[] = [];
-  const sessionKey = randomBytes(32);
+  const sessionKey = options.sessionKey ?? randomBytes(32);
   const shared = {
     migrationId: '5b3c1f0e-9a7d-4c55-8d1e-0123456789ab',
     volumes: options.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
@@ -154,7 +158,11 @@ export async function runPipeline(options: PipelineOptions): Promise<PipelineOut
     linkBytesPerSecond: options.linkBytesPerSecond ?? 0,
     paceEnabled: options.pace ?? false,
     zstd: options.zstd ?? true,
-    dial: () => dialUnix(at('target.sock'), 1000),
+    dial: async () => {
+      const link = await dialUnix(at('target.sock'), 1000);
+      options.onDialed?.(link);
+      return link;
+    },
   });
   const targetVolumes = options.targetVolumes ?? options.volumes;
   const reader = new BlockReader({

@@ -1,5 +1,6 @@
 // Test support: both sidecars of a migration in this process over real unix sockets, with a destination QEMU and a link that the
-// test plays itself, a guest with a known share of its pages on the volume, and a target made of the link's codec.
+// test plays itself, watches or tampers with, a guest with a known share of its pages on the volume, and a source and a target made
+// of the link's codec.
 
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -9,18 +10,30 @@ import { join } from 'node:path';
 import { dialUnix } from './dial.ts';
 import type { BlockIndex } from './index/block-index.ts';
 import type { PageHasher } from './index/page-hash.ts';
+import { BatchEncoder } from './link/batch-encoder.ts';
+import { TagSealer } from './link/batch-tag.ts';
 import { FrameReader } from './link/frame-reader.ts';
 import {
   FRAME_ABORT,
+  FRAME_ACK,
   FRAME_BATCH,
   FRAME_END,
   FRAME_HELLO,
   FRAME_PING,
+  type Frame,
   type FrameAt,
 } from './link/frame-types.ts';
 import { ackFrame, endAckFrame, helloFrame, pongFrame } from './link/frame-writer.ts';
-import { answerHello, type LinkVersions, randomHello } from './link/hello.ts';
-import { deriveProofKey } from './link/link-keys.ts';
+import {
+  agree,
+  answerHello,
+  decodeHello,
+  encodeSourceHello,
+  type LinkVersions,
+  migrationIdFromUid,
+  randomHello,
+} from './link/hello.ts';
+import { deriveConnectionKeys, deriveProofKey } from './link/link-keys.ts';
 import { BlockReader } from './nas/block-reader.ts';
 import { SourceMigration } from './source/source-migration.ts';
 import { PAGE_BYTES } from './stream/page-sink.ts';
@@ -210,6 +223,35 @@ export async function feed(socket: Socket, bytes: Uint8Array, piece = 256 * 1024
   }
 }
 
+/** Puts `change` between the source sidecar and its socket: it gets each whole frame and says what goes on in its place. */
+export function tamper(link: Socket, change: (frame: Buffer) => readonly Buffer[]): void {
+  const write = link.write.bind(link) as (bytes: Uint8Array, done?: () => void) => boolean;
+  let held = Buffer.alloc(0);
+  link.write = ((bytes: Uint8Array, done?: () => void) => {
+    held = Buffer.concat([held, bytes]);
+    let isTaken = true;
+    while (held.length >= 8 && held.length >= 8 + held.readUInt32BE(4)) {
+      const frame = Buffer.from(held.subarray(0, 8 + held.readUInt32BE(4)));
+      held = held.subarray(frame.length);
+      for (const out of change(frame)) isTaken = write(out) && isTaken;
+    }
+    if (done !== undefined) write(Buffer.alloc(0), done);
+    return isTaken;
+  }) as typeof link.write;
+}
+
+/** Tells every frame of both directions as it passes, the source's own before anything tampers with them; for `onDialed`. */
+export function watchLink(link: Socket, onFrame: (frame: Frame) => void): void {
+  const sent = new FrameReader<'target'>({ onFrame }, 'target');
+  const came = new FrameReader<'source'>({ onFrame }, 'source');
+  const write = link.write.bind(link) as (bytes: Uint8Array, done?: () => void) => boolean;
+  link.write = ((bytes: Uint8Array, done?: () => void) => {
+    sent.push(bytes);
+    return write(bytes, done);
+  }) as typeof link.write;
+  link.on('data', (bytes: Buffer) => came.push(bytes));
+}
+
 /** A target made of the link's codec: it answers HELLO and PINGs, and leaves the rest to the test. */
 export class ScriptedTarget {
   readonly link: Socket;
@@ -274,5 +316,64 @@ export class ScriptedTarget {
         nasP99Micros: 0,
       }),
     );
+  }
+}
+
+/** A source made of the link's codec: it says HELLO, notes what it is granted, and sends as many batches as the test wants. */
+export class ScriptedSource {
+  readonly link: Socket;
+  creditLimit = 0;
+  readonly aborts: number[] = [];
+  readonly #encoder = new BatchEncoder({ zstd: true });
+  #sealer: TagSealer | undefined;
+  #batches = 0;
+
+  constructor(link: Socket, sessionKey: Uint8Array) {
+    this.link = link;
+    const hello = encodeSourceHello(
+      {
+        ordinal: 0,
+        mode: 'framed',
+        random: randomHello(),
+        migrationId: migrationIdFromUid(UID),
+        volumes: [],
+      },
+      deriveProofKey(sessionKey),
+    );
+    const own = decodeHello(hello);
+    const reader = new FrameReader<'source'>(
+      {
+        onFrame: (frame: FrameAt<'source'>) => {
+          if (frame.type === FRAME_HELLO) {
+            const { random } = frame.hello;
+            const { version } = agree(own, frame.hello);
+            this.#sealer = new TagSealer(
+              deriveConnectionKeys(sessionKey, own.random, random, 0, version).tagKey,
+            );
+          } else if (frame.type === FRAME_ACK) this.creditLimit = frame.creditLimit;
+          else if (frame.type === FRAME_ABORT) this.aborts.push(frame.code);
+        },
+      },
+      'source',
+    );
+    link.on('data', (bytes: Buffer) => reader.push(bytes));
+    link.resume();
+    for (const part of helloFrame(hello)) link.write(part);
+  }
+
+  /** The next batch, without pages and with its right tag. On the link it is next to nothing. */
+  send(reconstructedBytes: number): void {
+    const number = this.#batches++;
+    const reconstructed = Buffer.alloc(reconstructedBytes);
+    const encoded = this.#encoder.encode({
+      number,
+      reconstructed,
+      pageOffsets: new Uint32Array(0),
+      pageCount: 0,
+      pageVolumes: new Uint16Array(0),
+      pageBlocks: new Uint32Array(0),
+      tag: (this.#sealer as TagSealer).seal(number, 0, reconstructed, 0),
+    });
+    for (const part of encoded.parts) this.link.write(part);
   }
 }
