@@ -4,7 +4,7 @@
 import { open, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseCgroupMounts } from '../lab/cgroup.ts';
+import { ProcessMemory } from '../lab/cgroup.ts';
 import { runCommand } from '../lab/run-command.ts';
 import { LabCoordinator } from '../launcher/coordinator.ts';
 import type { RecordedMigration } from '../launcher/recorded-migration.ts';
@@ -147,17 +147,16 @@ async function restartDead(guest: TravellingGuest, home: Home): Promise<void> {
   await guest.startSidecar(home);
 }
 
-/** Its cgroup may not grow any more: the kernel ends it when it asks for another page. */
+/** Its cgroup may not grow any more: the kernel ends it, at once or when it asks for another page. */
 async function starve(guest: TravellingGuest, home: Home, role: string): Promise<Injected> {
   const pid = home.sidecar?.initPid;
   if (pid === undefined) throw new Error(`the ${role} has no sidecar to starve`);
-  const directory = await memoryCgroup(pid);
-  const limitFile = join(directory, 'memory.limit_in_bytes');
-  const used = Number(await readFile(join(directory, 'memory.usage_in_bytes'), 'utf8'));
-  // The kernel refuses a limit below what it cannot take back.
+  const memory = await ProcessMemory.of(pid);
+  const used = await memory.usedBytes();
+  // The kernel of cgroup v1 refuses a limit below what it cannot take back.
   for (const share of [0.6, 0.8, 0.9, 1, 1.02]) {
     try {
-      await writeFile(limitFile, String(Math.round(used * share)));
+      await memory.limit(Math.round(used * share));
       break;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
@@ -166,19 +165,10 @@ async function starve(guest: TravellingGuest, home: Home, role: string): Promise
   return {
     what: `no more memory for the ${role} sidecar (${(used / 2 ** 20).toFixed(0)} MiB in use)`,
     mend: async () => {
-      if (home.sidecar?.process.running) await writeFile(limitFile, '-1').catch(() => undefined);
+      if (home.sidecar?.process.running) await memory.unlimit().catch(() => undefined);
       await restartDead(guest, home);
     },
   };
-}
-
-async function memoryCgroup(pid: number): Promise<string> {
-  const mounts = parseCgroupMounts(await readFile('/proc/mounts', 'utf8'));
-  if (mounts?.version !== 1)
-    throw new Error('the fault of no memory needs the memory hierarchy of cgroup v1');
-  const line = /^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(.*)$/m.exec(await readFile(`/proc/${pid}/cgroup`, 'utf8'));
-  if (line?.[1] === undefined) throw new Error(`process ${pid} is in no memory cgroup`);
-  return join(mounts.memory, line[1]);
 }
 
 /** The next leader: same address, CA and pods, a later epoch. */

@@ -2,7 +2,7 @@
 // and everything it ever started can be found and ended. Works with cgroup v1 (cpuacct and memory hierarchies) and v2.
 // All groups of a run lie below `nasmig/<run id>`, so that a run can be ended whoever started it.
 
-import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { constants, mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -61,10 +61,10 @@ export function parseCgroupMounts(
   return null;
 }
 
-/** Finds the hierarchies of this machine. Throws CgroupsUnavailableError. */
-export async function detectCgroups(): Promise<CgroupLayout> {
-  const found = parseCgroupMounts(await readFile('/proc/mounts', 'utf8'));
-  if (!found) throw new CgroupsUnavailableError('/proc/mounts has none');
+/** Finds the hierarchies of this machine, in the `mounts` of `proc`. Throws CgroupsUnavailableError. */
+export async function detectCgroups(proc = '/proc'): Promise<CgroupLayout> {
+  const found = parseCgroupMounts(await readFile(join(proc, 'mounts'), 'utf8'));
+  if (!found) throw new CgroupsUnavailableError(`${proc}/mounts has none`);
   if (found.version === 1) return found;
   const controllers = await readFile(join(found.unified, 'cgroup.controllers'), 'utf8');
   return { ...found, hasMemory: controllers.split(/\s+/).includes('memory') };
@@ -113,13 +113,8 @@ export class ProcessCgroup {
 
   /** Limits the group's memory; the kernel ends a process of a group that needs more. */
   async limitMemory(bytes: number): Promise<void> {
-    if (this.layout.version === 1) {
-      await writeFile(join(this.layout.memory, this.name, 'memory.limit_in_bytes'), String(bytes));
-      return;
-    }
-    if (!this.layout.hasMemory)
-      throw new CgroupsUnavailableError('the memory controller is not delegated to this cgroup root');
-    await writeFile(join(this.layout.unified, this.name, 'memory.max'), String(bytes));
+    const { limit } = MEMORY_FILES[this.layout.version];
+    await writeFile(join(memoryRoot(this.layout), this.name, limit), String(bytes));
   }
 
   /** Pids in the group now. */
@@ -130,6 +125,96 @@ export class ProcessCgroup {
   private directories(): string[] {
     return roots(this.layout).map((root) => join(root, this.name));
   }
+}
+
+/** The memory of the cgroup that a process is in, whoever made the group; from outside, while the process runs. */
+export class ProcessMemory {
+  readonly #directory: string;
+  readonly #files: MemoryFiles;
+
+  private constructor(directory: string, files: MemoryFiles) {
+    this.#directory = directory;
+    this.#files = files;
+  }
+
+  /** `proc` is where the machine's hierarchies and the process are looked up. Throws CgroupsUnavailableError. */
+  static async of(pid: number, proc = '/proc'): Promise<ProcessMemory> {
+    const layout = await detectCgroups(proc);
+    const path = memoryGroupOf(layout.version, await readFile(join(proc, String(pid), 'cgroup'), 'utf8'));
+    if (path === undefined) throw new CgroupsUnavailableError(`process ${pid} is in no memory cgroup`);
+    return new ProcessMemory(join(memoryRoot(layout), path), MEMORY_FILES[layout.version]);
+  }
+
+  /** Memory charged to the group now, page cache included, in bytes. */
+  async usedBytes(): Promise<number> {
+    return Number(await readFile(join(this.#directory, this.#files.used), 'utf8'));
+  }
+
+  /**
+   * Limits the group's memory, to less than it has too. Then the kernel takes back what it can; if that is not enough, v1 refuses
+   * (EBUSY), v2 ends a process of the group at once.
+   */
+  async limit(bytes: number): Promise<void> {
+    await this.#limitSwap('0');
+    await writeFile(join(this.#directory, this.#files.limit), String(bytes));
+  }
+
+  /** As much as the groups above allow. */
+  async unlimit(): Promise<void> {
+    await writeFile(join(this.#directory, this.#files.limit), this.#files.unlimited);
+    await this.#limitSwap(this.#files.unlimited);
+  }
+
+  /** What is over the limit could go to swap instead. A kernel that does not count swap by group has no such file. */
+  async #limitSwap(bytes: string): Promise<void> {
+    const { swapLimit } = this.#files;
+    if (swapLimit === undefined) return;
+    try {
+      // Not to be made: that cgroupfs answers with EACCES, whether the file is missing or forbidden.
+      await writeFile(join(this.#directory, swapLimit), bytes, {
+        flag: constants.O_WRONLY | constants.O_TRUNC,
+      });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
+  }
+}
+
+/** Names of the files, and what `limit` takes for no limit. */
+interface MemoryFiles {
+  readonly used: string;
+  readonly limit: string;
+  /** v1 limits memory and swap only together, and no lower than memory alone; it is left as it is. */
+  readonly swapLimit: string | undefined;
+  readonly unlimited: string;
+}
+
+const MEMORY_FILES: Readonly<Record<CgroupLayout['version'], MemoryFiles>> = {
+  1: {
+    used: 'memory.usage_in_bytes',
+    limit: 'memory.limit_in_bytes',
+    swapLimit: undefined,
+    unlimited: '-1',
+  },
+  2: {
+    used: 'memory.current',
+    limit: 'memory.max',
+    swapLimit: 'memory.swap.max',
+    unlimited: 'max',
+  },
+};
+
+/** Where the memory controller is. Throws CgroupsUnavailableError. */
+function memoryRoot(layout: CgroupLayout): string {
+  if (layout.version === 1) return layout.memory;
+  if (layout.hasMemory) return layout.unified;
+  throw new CgroupsUnavailableError('the memory controller is not delegated to this cgroup root');
+}
+
+/** A process's memory cgroup below the hierarchy's root, from the text of /proc/<pid>/cgroup (cgroups(7)). */
+function memoryGroupOf(version: CgroupLayout['version'], text: string): string | undefined {
+  const line = version === 1 ? /^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(.*)$/m : /^0::(.*)$/m;
+  return line.exec(text)?.[1];
 }
 
 /** Ends every process of a run with SIGKILL and removes the run's groups. Succeeds when there are none. */
