@@ -1,8 +1,9 @@
 // `make fuzz`: fuzzes every parser, or the one named, for a million inputs or for some minutes, whichever comes first, and writes
-// build/fuzz.json with what came of it and how much of each parser was reached. Inputs that found something go to build/fuzz/.
+// build/fuzz.json with what came of it and how much of each parser was reached, after each of them; what is there of other
+// parsers stays when one is named. Inputs that found something go to build/fuzz/.
 //
 //   node test/fuzz/fuzz.ts [--parser NAME] [--minutes 10] [--inputs 1000000] [--seed N]
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { CATALOGUE } from './catalogue.ts';
@@ -42,14 +43,36 @@ function placesOf(points: readonly BranchPoint[]): string[] {
   return [...byFile].map(([file, lines]) => `${file}:${[...lines].sort((a, b) => a - b).join(',')}`);
 }
 
-const options = readOptions();
-const names = options.parser === undefined ? Object.keys(CATALOGUE) : [options.parser];
-mkdirSync('build/fuzz', { recursive: true });
-const parsers: (Record<string, unknown> & {
+/** One parser's entry in build/fuzz.json; `seed` is that of its run. */
+type Entry = Record<string, unknown> & {
+  readonly name: string;
   readonly inputs: number;
   readonly crashes: number;
   readonly hangs: number;
-})[] = [];
+};
+
+const RECORD = 'build/fuzz.json';
+
+/** What earlier runs found in the other parsers, when one is named. */
+function otherEntries(parser: string | undefined): Entry[] {
+  if (parser === undefined || !existsSync(RECORD)) return [];
+  const { parsers } = JSON.parse(readFileSync(RECORD, 'utf8')) as { parsers: Entry[] };
+  return parsers.filter(({ name }) => name !== parser);
+}
+
+function writeRecord(entries: readonly Entry[]): { inputs: number; crashes: number; hangs: number } {
+  const sum = (key: 'inputs' | 'crashes' | 'hangs'): number =>
+    entries.reduce((all, entry) => all + entry[key], 0);
+  const record = { inputs: sum('inputs'), crashes: sum('crashes'), hangs: sum('hangs') };
+  writeFileSync(RECORD, `${JSON.stringify({ ...record, parsers: entries }, null, 2)}\n`);
+  return record;
+}
+
+const options = readOptions();
+const names = options.parser === undefined ? Object.keys(CATALOGUE) : [options.parser];
+mkdirSync('build/fuzz', { recursive: true });
+const entries: Entry[] = otherEntries(options.parser);
+let failed = false;
 for (const [position, name] of names.entries()) {
   let shownMs = 0;
   const session: FuzzSession = await runFuzzSession({
@@ -75,8 +98,10 @@ for (const [position, name] of names.entries()) {
     writeFileSync(file, finding.input);
     console.log(`  FOUND ${finding.kind} at input ${finding.number}, saved as ${file}: ${finding.message}`);
   }
-  parsers.push({
+  failed ||= crashes + hangs > 0;
+  entries.push({
     name,
+    seed: options.seed,
     inputs,
     seconds: Math.round(milliseconds / 100) / 10,
     crashes,
@@ -90,16 +115,8 @@ for (const [position, name] of names.entries()) {
     answers,
     notReached: placesOf(session.untakenPoints),
   });
+  writeRecord(entries);
 }
-const sum = (key: 'inputs' | 'crashes' | 'hangs'): number =>
-  parsers.reduce((all, parser) => all + parser[key], 0);
-const record = {
-  inputs: sum('inputs'),
-  crashes: sum('crashes'),
-  hangs: sum('hangs'),
-  seed: options.seed,
-  parsers,
-};
-writeFileSync('build/fuzz.json', `${JSON.stringify(record, null, 2)}\n`);
-console.log(`${record.inputs} inputs, ${record.crashes} crashes, ${record.hangs} hangs; build/fuzz.json`);
-process.exit(record.crashes + record.hangs > 0 ? 1 : 0);
+const { inputs, crashes, hangs } = writeRecord(entries);
+console.log(`${inputs} inputs, ${crashes} crashes, ${hangs} hangs; ${RECORD}`);
+process.exit(failed ? 1 : 0);

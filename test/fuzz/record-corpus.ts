@@ -1,16 +1,14 @@
 // Makes the corpus anew: real migration streams of every QEMU of the lab, recorded from a guest of 16 MiB that keeps writing to
 // 16 of its pages, trimmed to a few pages for each kind of item; and what two sidecars say to each other over such a stream.
 // Run by hand, as root: `node test/fuzz/record-corpus.ts`. With `--states` it takes the saved states of the lab's guests in .cache,
-// which are streams too, in place of starting QEMUs.
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+// which are streams too, in place of starting QEMUs. With `--links` only what the sidecars say is made anew, from the streams there are.
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { constants, zstdCompressSync } from 'node:zlib';
-import { MainChannelFinder } from '../../sidecar/stream/main-channel.ts';
+import { type RecordedStreams, readRecordedStreams, repeatPages } from '../../sidecar/recorded-streams.ts';
 import { PAGE_BYTES } from '../../sidecar/stream/page-sink.ts';
-import { RamBlocks } from '../../sidecar/stream/ram-blocks.ts';
-import { RecordingSink } from '../../sidecar/stream/test-streams.ts';
 import { indexOf, MemoryVolume, runPipeline } from '../../sidecar/test-pipeline.ts';
 import { CACHE_DIR } from '../lab/build-cache.ts';
 import { LocalNode } from '../lab/local-node.ts';
@@ -112,9 +110,22 @@ function write(folder: string, name: string, bytes: Uint8Array): void {
   console.log(`  ${folder}/${name}: ${bytes.length} bytes, ${stored.length} stored`);
 }
 
+/** Links are recorded of these streams, with pages beyond the first 64 KiB of a connection, which are never referred to. */
+const LINKS_OF = /-(main|multifd|state)$/;
+const TIMES = 8;
+
+async function recordAllLinks(): Promise<void> {
+  for (const folder of ['link-at-target', 'link-at-source']) {
+    rmSync(join(CORPUS_DIRECTORY, folder), { recursive: true, force: true });
+    mkdirSync(join(CORPUS_DIRECTORY, folder), { recursive: true });
+  }
+  for (const recorded of readRecordedStreams()) {
+    if (LINKS_OF.test(recorded.name)) await recordLinks(recorded.name, repeatPages(recorded, TIMES));
+  }
+}
+
 /** Both directions of every link connection, of a migration with references and with a stale block. */
-async function recordLinks(name: string, streams: readonly Uint8Array[]): Promise<void> {
-  const pages = pagesOf(streams[0] as Uint8Array);
+async function recordLinks(name: string, { streams, pages }: RecordedStreams): Promise<void> {
   const content = Buffer.concat([...pages.filter((_, i) => i % 4 !== 3), Buffer.alloc(PAGE_BYTES, 1)]);
   const volume = new MemoryVolume('root', content);
   const index = indexOf([volume]);
@@ -123,7 +134,7 @@ async function recordLinks(name: string, streams: readonly Uint8Array[]): Promis
     content.fill(0x77, block * PAGE_BYTES, block * PAGE_BYTES + 8);
   const sent: Buffer[][] = [];
   const answered: Buffer[][] = [];
-  await runPipeline({
+  const { source } = await runPipeline({
     streams,
     volumes: [volume],
     ...index,
@@ -149,19 +160,11 @@ async function recordLinks(name: string, streams: readonly Uint8Array[]): Promis
       };
     },
   });
+  if (source.counters.referencePages === 0 || source.counters.resentPages === 0)
+    throw new Error(`${name}: nothing was referred to, or nothing asked for again`);
   for (const [i, chunks] of sent.entries()) write('link-at-target', `${name}-${i}`, Buffer.concat(chunks));
   for (const [i, chunks] of answered.entries())
     write('link-at-source', `${name}-${i}`, Buffer.concat(chunks));
-}
-
-function pagesOf(main: Uint8Array): Buffer[] {
-  const blocks = new RamBlocks();
-  const sink = new RecordingSink(blocks);
-  new MainChannelFinder(sink, blocks).push(main);
-  return sink.lines
-    .map((line) => /^page (\d+)/.exec(line)?.[1])
-    .filter((offset) => offset !== undefined)
-    .map((offset) => Buffer.from(main.subarray(Number(offset), Number(offset) + PAGE_BYTES)));
 }
 
 /** Newest saved state of each QEMU: a stream of a real guest of a GiB, without multifd. */
@@ -175,16 +178,15 @@ async function recordStates(): Promise<void> {
     if (folder === undefined)
       throw new Error(`no saved state of ${suite}: node test/lab/prepare.ts makes them`);
     const name = `${suite}-state`;
-    const trimmed = trimMain(readFileSync(join(guests, folder, 'state')));
-    write('qemu-main', name, trimmed);
-    await recordLinks(name, [trimmed]);
+    write('qemu-main', name, trimMain(readFileSync(join(guests, folder, 'state'))));
   }
 }
 
-for (const folder of ['qemu-main', 'qemu-multifd', 'link-at-target', 'link-at-source'])
+for (const folder of ['qemu-main', 'qemu-multifd'])
   mkdirSync(join(CORPUS_DIRECTORY, folder), { recursive: true });
-if (process.argv.includes('--states')) {
-  await recordStates();
+if (process.argv.includes('--states') || process.argv.includes('--links')) {
+  if (process.argv.includes('--states')) await recordStates();
+  await recordAllLinks();
   process.exit(0);
 }
 const node = await LocalNode.start();
@@ -200,10 +202,9 @@ try {
       const trimmed = trimMain(main);
       write('qemu-main', name, trimmed);
       for (const [i, stream] of channels.entries()) write('qemu-multifd', `${name}-${i}`, stream);
-      if (recording.name === 'main' || recording.name === 'multifd')
-        await recordLinks(name, [trimmed, ...channels]);
     }
   }
+  await recordAllLinks();
 } finally {
   await node.close();
 }
