@@ -408,6 +408,9 @@ describe('source and target pipelines', () => {
     });
     expectSameBytes(outcome, streams);
     expect(outcome.source.counters.referencePages).toBe(0);
+    // And nothing waits for an index that would serve nothing.
+    expect(outcome.source.referencesOff).toBe(true);
+    expect(outcome.source.mayWaitForIndex).toBe(false);
   });
 
   it('a peer with another session key never gets a byte of the guest', async () => {

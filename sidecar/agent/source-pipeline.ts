@@ -8,7 +8,7 @@ import { IndexGrower } from '../index/index-grower.ts';
 import { PageHasher } from '../index/page-hash.ts';
 import type { Volume } from '../nas/volume.ts';
 import { RemoteBlockHashes } from '../source/remote-block-hashes.ts';
-import { SourceMigration } from '../source/source-migration.ts';
+import { SourceMigration, TURNED_OFF } from '../source/source-migration.ts';
 import { allowedVolumes } from './allowed-volumes.ts';
 import { CountedVolume } from './counted-volume.ts';
 import type { MigrationPipeline, PipelineOptions, PipelineSnapshot } from './pipeline.ts';
@@ -109,7 +109,7 @@ export class SourcePipeline implements MigrationPipeline {
         name: volume.name,
         nasBytes: volume.bytesRead,
         uncached: volume.uncached,
-        ...(this.#migration.volumesOff[position] === 1 ? { offReason: 'NasTooSlow' as const } : {}),
+        ...(this.#migration.volumesOff[position] === TURNED_OFF ? { offReason: 'NasTooSlow' as const } : {}),
       })),
     };
   }

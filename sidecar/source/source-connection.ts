@@ -344,6 +344,7 @@ export class SourceConnection implements PageSink {
     this.#encoder = new BatchEncoder({ zstd: this.#migration.options.zstd });
     this.#patchEncoder = new PatchEncoder({ zstd: this.#migration.options.zstd });
     const usable = agreement.volumes.map((volume) => volume.usable);
+    this.#migration.agreed(usable);
     this.#planner = new Planner(index, usable, MAX_BATCH_PAGES, this.#migration.volumesOff);
     this.#helloAnswered('framed');
   }

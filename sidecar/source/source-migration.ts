@@ -43,6 +43,10 @@ const BULK_QUEUE_BYTES = 3 * 1024 * 1024;
 /** A trial of the other route makes sense while as much is left as takes this long. */
 const ROUTE_TRIAL_REST_SECONDS = 2.5;
 
+/** Why a volume is not referred to; 0 while it is. */
+export const TURNED_OFF = 1;
+export const NEVER_USABLE = 2;
+
 const INDEX_WAIT_SHARE = 0.15;
 const SHORTEST_INDEX_WAIT_MS = 100;
 const LONGEST_INDEX_WAIT_MS = 5000;
@@ -138,7 +142,7 @@ export class SourceMigration {
   indexWaits = 0;
   nasQueuedBytes = 0;
   nasBytesPerSecond = 0;
-  /** Per volume: 1 when the target could not read it in time, so that nothing refers to it for the rest of this migration. */
+  /** Per volume: 0, or why nothing refers to it: the target could not read it in time, or not from the beginning. */
   readonly volumesOff: Uint8Array;
   /** Why everything is relayed raw: decided by main before its first framed byte. A reason of control/reasons.ts. */
   rawReason: RawReason | undefined;
@@ -344,14 +348,21 @@ export class SourceMigration {
     for (const connection of this.#connections) connection.regulate();
   }
 
-  /** True when no volume is referred to any more. */
+  /** What the target can read; nothing waits for an index of which no volume can be referred to. */
+  agreed(usable: readonly boolean[]): void {
+    for (const [volume, isUsable] of usable.entries()) {
+      if (!isUsable && this.volumesOff[volume] === 0) this.volumesOff[volume] = NEVER_USABLE;
+    }
+  }
+
+  /** True when no volume is referred to (any more). */
   get referencesOff(): boolean {
     return !this.volumesOff.includes(0);
   }
 
   turnVolumeOff(volume: number, reason: string): void {
     if (this.volumesOff[volume] !== 0) return;
-    this.volumesOff[volume] = 1;
+    this.volumesOff[volume] = TURNED_OFF;
     this.options.log('references off', { volume: this.options.volumes[volume]?.name, reason });
   }
 
