@@ -4,7 +4,8 @@
 
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { rolldown } from 'rolldown';
+import { type Plugin, rolldown } from 'rolldown';
+import { xxh64Wasm } from '../../sidecar/index/xxh64-wasm.ts';
 import { repositoryRoot } from './tools.ts';
 
 export type ImageProgram = 'operator' | 'sidecar';
@@ -12,12 +13,23 @@ export type ImageProgram = 'operator' | 'sidecar';
 /** What ws would take if it were installed; it does without. */
 const OPTIONAL = ['bufferutil', 'utf-8-validate'];
 
+/** What this module reads from a package's folder, which the image has not, becomes part of the bundle. */
+const xxh64InBundle: Plugin = {
+  name: 'xxh64-in-bundle',
+  load: {
+    filter: { id: /\/sidecar\/index\/xxh64-wasm\.ts$/ },
+    handler: () =>
+      `export const xxh64Wasm = Buffer.from('${Buffer.from(xxh64Wasm).toString('base64')}', 'base64');`,
+  },
+};
+
 /** Writes `main.js` and its parts into `destination`; nothing else is needed to run it. Returns its path. */
 export async function compileProgram(program: ImageProgram, destination: string): Promise<string> {
   const bundle = await rolldown({
     input: path.join(repositoryRoot, program, 'main.ts'),
     platform: 'node',
     external: [/^node:/, ...OPTIONAL],
+    plugins: [xxh64InBundle],
   });
   // Not minified: a stack in a log is to be read.
   await bundle.write({ dir: destination, format: 'esm', entryFileNames: 'main.js' });

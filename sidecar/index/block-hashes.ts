@@ -71,12 +71,9 @@ export class LocalBlockHashes implements BlockHashSource {
 
 /** Hashes of the first `count` pages of `bytes`. */
 export function hashPages(hasher: PageHasher, bytes: Uint8Array, count: number): BlockHashes {
-  const hi = new Int32Array(count);
-  const lo = new Int32Array(count);
-  for (let i = 0; i < count; i++) {
-    hasher.hash(bytes, i * BLOCK_BYTES);
-    hi[i] = hasher.hi;
-    lo[i] = hasher.lo;
-  }
-  return { hi, lo, count };
+  const offsets = new Uint32Array(count);
+  for (let i = 1; i < count; i++) offsets[i] = i * BLOCK_BYTES;
+  const hashes = { hi: new Int32Array(count), lo: new Int32Array(count), count };
+  hasher.hashPages(bytes, offsets, count, hashes.hi, hashes.lo);
+  return hashes;
 }

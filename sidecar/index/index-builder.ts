@@ -5,6 +5,7 @@ import { BlockReader, type BlockRun, type ReadOutcome } from '../nas/block-reade
 import type { NasError } from '../nas/nas-error.ts';
 import { ReadBudget } from '../nas/read-budget.ts';
 import { BLOCK_BYTES, type BlockVolume } from '../nas/volume.ts';
+import { hashPages } from './block-hashes.ts';
 import { ADDED, type BlockIndex, ZERO_PAGE } from './block-index.ts';
 import { PageHasher } from './page-hash.ts';
 
@@ -171,8 +172,7 @@ class Build {
   }
 
   async request(runs: readonly BlockRun[]): Promise<void> {
-    const bytes = runs.reduce((sum, run) => sum + run.count, 0) * BLOCK_BYTES;
-    await this.#budget.take(bytes, this.#options.signal);
+    await this.#budget.take(blocksOf(runs) * BLOCK_BYTES, this.#options.signal);
     if (this.#options.signal?.aborted) return;
     if (this.#spare.length === 0) await this.#hashOldest();
     const buffer = this.#spare.pop() as Uint8Array;
@@ -217,21 +217,21 @@ class Build {
     if (outcome.failure !== null && !this.#failures.has(outcome.failedVolume)) {
       this.#failures.set(outcome.failedVolume, outcome.failure);
     }
+    // A request fills its buffer from the beginning. What could not be read is hashed too, and not used.
+    const { hi, lo } = hashPages(this.#hasher, request.buffer, blocksOf(request.runs));
     let page = 0;
     for (const run of request.runs) {
       for (let i = 0; i < run.count; i++, page++) {
         if (isMissing(outcome, page)) continue;
-        const zero = this.#addBlock(run, i, request.buffer);
+        const zero = this.#addBlock(run.volume, run.block + i, hi[page] as number, lo[page] as number);
         this.onSample?.(run.block + i, zero);
       }
     }
     this.#report(false);
   }
 
-  #addBlock(run: BlockRun, i: number, buffer: Uint8Array): boolean {
-    const hasher = this.#hasher;
-    hasher.hash(buffer, run.offset + i * run.stride);
-    const result = this.#options.index.add(run.volume, run.block + i, hasher.hi, hasher.lo);
+  #addBlock(volume: number, block: number, hi: number, lo: number): boolean {
+    const result = this.#options.index.add(volume, block, hi, lo);
     if (result === ADDED) this.#blocksAdded++;
     else if (result === ZERO_PAGE) this.#zeroBlocks++;
     return result === ZERO_PAGE;
@@ -251,6 +251,10 @@ class Build {
     const secondsLeft = left === 0 ? 0 : left / bytesPerSecond;
     onProgress({ bytesRead, bytesTotal, blocks: index.count, bytesPerSecond, secondsLeft });
   }
+}
+
+function blocksOf(runs: readonly BlockRun[]): number {
+  return runs.reduce((sum, run) => sum + run.count, 0);
 }
 
 function isMissing(outcome: ReadOutcome, page: number): boolean {

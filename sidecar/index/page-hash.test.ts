@@ -46,12 +46,38 @@ describe('PageHasher', () => {
     }
   });
 
+  it('hashes many pages as it hashes each: touching, apart, overlapping, out of order, more than are copied at once', () => {
+    const bytes = new Uint8Array(100 * PAGE_BYTES).map((_, i) => (i * 31 + (i >> 7)) & 0xff);
+    const hasher = new PageHasher(randomSeed());
+    const distances = [PAGE_BYTES, PAGE_BYTES + 8, 1, 15 * PAGE_BYTES, 16 * PAGE_BYTES + 1, 40 * PAGE_BYTES];
+    for (const distance of distances) {
+      const rising: number[] = [];
+      for (let at = 3; at + PAGE_BYTES <= bytes.length && rising.length < 200; at += distance)
+        rising.push(at);
+      for (const places of [rising, rising.toReversed(), [...rising, 0, ...rising]]) {
+        const hi = new Int32Array(places.length + 1);
+        const lo = new Int32Array(places.length + 1);
+        hasher.hashPages(bytes, Uint32Array.from(places), places.length, hi, lo);
+        places.forEach((offset, page) => {
+          hasher.hash(bytes, offset);
+          expect([hi[page], lo[page]]).toEqual([hasher.hi, hasher.lo]);
+        });
+        expect([hi.at(-1), lo.at(-1)]).toEqual([0, 0]);
+      }
+    }
+  });
+
   it('refuses a page that is not all there', () => {
     const hasher = new PageHasher(randomSeed());
     const bytes = new Uint8Array(PAGE_BYTES + 10);
     expect(() => hasher.hash(bytes, 11)).toThrow(RangeError);
     expect(() => hasher.hash(bytes, -1)).toThrow(RangeError);
     expect(() => hasher.hash(bytes, Number.NaN)).toThrow(RangeError);
+    const hi = new Int32Array(3);
+    for (const offsets of [[11], [0, 11], [5, 4096], [0]]) {
+      const count = Math.max(2, offsets.length);
+      expect(() => hasher.hashPages(bytes, Uint32Array.from(offsets), count, hi, hi)).toThrow(RangeError);
+    }
   });
 
   it('takes a seed from 8 big-endian bytes', () => {

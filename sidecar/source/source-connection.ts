@@ -626,12 +626,7 @@ export class SourceConnection implements PageSink {
   #hash(batch: StreamBatch): PageHashes {
     const hi = new Int32Array(batch.pageCount);
     const lo = new Int32Array(batch.pageCount);
-    const { pageHasher } = this.#migration.options;
-    for (let i = 0; i < batch.pageCount; i++) {
-      pageHasher.hash(batch.bytes, batch.pageOffsets[i] as number);
-      hi[i] = pageHasher.hi;
-      lo[i] = pageHasher.lo;
-    }
+    this.#migration.options.pageHasher.hashPages(batch.bytes, batch.pageOffsets, batch.pageCount, hi, lo);
     return { hi, lo };
   }
 
