@@ -184,7 +184,7 @@ function target(): void {
   const migration = new TargetMigration({
     ...shared,
     reader: new BlockReader({ volumes: [volume] }),
-    inherit: { index, pageHasher: new PageHasher(index.seed) },
+    inherit: index,
     dial: () => dialUnix(at('reader.sock'), 1000),
   });
   serve(

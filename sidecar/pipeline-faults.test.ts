@@ -725,7 +725,7 @@ describe('memory', () => {
     const { target, qemu } = await rig({
       volumes: [volume],
       index: stale,
-      inherit: { index, pageHasher },
+      inherit: index,
       onQemu: (socket) => {
         socket.on('data', (bytes: Buffer) => {
           got += bytes.length;

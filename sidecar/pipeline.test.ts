@@ -2,7 +2,9 @@
 // source QEMU wrote, or the migration fails on both sides.
 
 import { randomBytes } from 'node:crypto';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
+import { BlockIndex } from './index/block-index.ts';
+import { PageHasher, randomSeed } from './index/page-hash.ts';
 import { forgeBlock } from './index/xxh64-forger.ts';
 import { BatchDecoder, DecodedBatch } from './link/batch-decoder.ts';
 import { FIRST_LITERAL_BYTES, FRAME_BATCH } from './link/frame-types.ts';
@@ -138,11 +140,12 @@ describe('source and target pipelines', () => {
       prepare: (_source, target) => {
         // The hashes of other blocks than those that were asked for.
         const fetch = target.extents.fetch.bind(target.extents);
-        target.extents.fetch = async (number, block, count) => {
-          const bytes = await fetch(number, block, count);
-          return bytes === undefined
-            ? bytes
-            : Buffer.concat([bytes.subarray(PAGE_BYTES), bytes.subarray(0, PAGE_BYTES)]);
+        target.extents.fetch = async (number, block, count, hasher) => {
+          const found = await fetch(number, block, count, hasher);
+          if (found === undefined) return found;
+          const turned = (hashes: Int32Array): Int32Array =>
+            Int32Array.of(...hashes.subarray(1), hashes[0] as number);
+          return { ...found, hi: turned(found.hi), lo: turned(found.lo) };
         };
       },
     });
@@ -488,5 +491,75 @@ describe('source and target pipelines', () => {
     expect(outcome.answered.equals(answer)).toBe(true);
     expect(outcome.source.rawReason).toBe(reason);
     expect(outcome.source.counters.batches).toBe(0);
+  });
+});
+
+describe('a guest that is moved to and fro', () => {
+  function emptyIndex(volume: MemoryVolume): BlockIndex {
+    const volumes = [{ name: volume.name, sizeBytes: volume.sizeBytes }];
+    return BlockIndex.create({ volumes, seed: randomSeed(), budgetBytes: 4 * 1024 * 1024 });
+  }
+
+  /** One move; the pages that the target hashed are counted. */
+  async function move(
+    { volume, streams, writes }: ReturnType<typeof guestAndVolume>,
+    index: BlockIndex,
+    inherit: BlockIndex,
+    growing = true,
+  ) {
+    const pageHasher = new PageHasher(index.seed);
+    const one = vi.spyOn(PageHasher.prototype, 'hash');
+    const many = vi.spyOn(PageHasher.prototype, 'hashPages');
+    const outcome = await runPipeline({
+      ...{ streams, writes, volumes: [volume], index, pageHasher, inherit, growing },
+      answer: SHUT,
+    });
+    const ofTarget = (hasher: unknown): boolean => hasher !== pageHasher;
+    const hashedByTarget =
+      one.mock.contexts.filter(ofTarget).length +
+      many.mock.calls
+        .filter((_, call) => ofTarget(many.mock.contexts[call]))
+        .reduce((sum, [, , count]) => sum + count, 0);
+    vi.restoreAllMocks();
+    expectSameBytes(outcome, streams);
+    expect(outcome.source.counters.resentBatches).toBe(0);
+    expect(outcome.target.counters.inheritedBlocks).toBe(outcome.source.counters.referencePages);
+    return { references: outcome.source.counters.referencePages, target: outcome.target, hashedByTarget };
+  }
+
+  it.each([0, 3])(
+    'has each block hashed once by a target, and finds its pages on the way back (%i channels)',
+    async (channels) => {
+      const guest = guestAndVolume(channels, 13);
+      const sampled = indexOf([guest.volume], 8).index;
+      const there = emptyIndex(guest.volume);
+      const first = await move(guest, sampled, there);
+      expect(first.references).toBeGreaterThan(900);
+      expect(there.seed).toEqual(sampled.seed);
+      // For the source's index, and what was read for a batch alone; one more is the zero page, with the seed that came.
+      const readAlone = first.references - first.target.extents.blocksReused;
+      expect(first.hashedByTarget).toBe(first.target.counters.grownBlocks + readAlone + 1);
+      expect(readAlone).toBeLessThan(first.references / 2);
+
+      const here = emptyIndex(guest.volume);
+      const second = await move(guest, there, here);
+      expect(second.references).toBeGreaterThan(0.95 * first.references);
+      expect(here.seed).toEqual(sampled.seed);
+    },
+  );
+
+  it('adds to an index that has entries of its own, with the seed of that, and finds its pages on the way back', async () => {
+    const guest = guestAndVolume(2, 14);
+    const own = indexOf([guest.volume], 16).index;
+    const { seed } = own;
+    const first = await move(guest, indexOf([guest.volume], 8).index, own);
+    expect(own.seed).toEqual(seed);
+
+    // Nothing grows: the next target is told no seed, and hashes each block once, as it inherits it.
+    const here = emptyIndex(guest.volume);
+    const second = await move(guest, own, here, false);
+    expect(second.references).toBeGreaterThan(0.95 * first.references);
+    expect(here.seed).not.toEqual(seed);
+    expect(second.hashedByTarget).toBe(second.references);
   });
 });

@@ -97,7 +97,6 @@ async function main(): Promise<void> {
   const { index, facts } = await prepareIndex(config, volumes);
   const identities = volumes.map((volume) => ({ name: volume.name, sizeBytes: volume.sizeBytes }));
   const dial = (): Promise<Socket> => dialUnix(config.dial, DIAL_WAIT_MS);
-  const pageHasher = new PageHasher(index.seed);
   const shared = {
     migrationId: config.migrationId,
     sessionKey,
@@ -122,7 +121,7 @@ async function main(): Promise<void> {
       ? new SourceMigration({
           ...shared,
           index,
-          pageHasher,
+          pageHasher: new PageHasher(index.seed),
           ...(grower === undefined ? {} : { grower, remoteHashes }),
           downtimeLimitMs: config.downtimeLimitMs,
           linkBytesPerSecond: config.linkBytesPerSecond,
@@ -132,7 +131,7 @@ async function main(): Promise<void> {
       : new TargetMigration({
           ...shared,
           reader,
-          ...(config.index.kind === 'inherit' ? { inherit: { index, pageHasher } } : {}),
+          ...(config.index.kind === 'inherit' ? { inherit: index } : {}),
         });
 
   const state = (): object => ({

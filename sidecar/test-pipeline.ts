@@ -104,6 +104,8 @@ export interface PipelineOptions {
   readonly timeoutMs?: number;
   /** The source asks the target for what lies around its hits. */
   readonly growing?: boolean;
+  /** The index that the target fills, about its volumes. */
+  readonly inherit?: BlockIndex;
   /** What an admin allows on the link; 0 for no limit. */
   readonly linkBytesPerSecond?: number;
 }
@@ -174,6 +176,7 @@ export async function runPipeline(options: PipelineOptions): Promise<PipelineOut
     volumes: targetVolumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
     sessionKey: options.targetKey ?? sessionKey,
     reader,
+    ...(options.inherit === undefined ? {} : { inherit: options.inherit }),
     dial: () => dialUnix(at('qemu.sock'), 1000),
   });
   options.prepare?.(source, target);

@@ -126,7 +126,7 @@ export interface RigOptions {
   readonly zstd?: boolean;
   readonly nasDeadlineMs?: number;
   readonly grower?: SourceMigration['options']['grower'];
-  readonly inherit?: { readonly index: BlockIndex; readonly pageHasher: PageHasher };
+  readonly inherit?: BlockIndex;
   /** The destination QEMU's end of its n-th connection. */
   readonly onQemu?: (socket: Socket, ordinal: number) => void;
   /** Takes the target sidecar's place. */

@@ -4,7 +4,6 @@ import type { Socket } from 'node:net';
 import type { Reason } from '../../control/reasons.ts';
 import { ShutdownError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
-import { PageHasher } from '../index/page-hash.ts';
 import { BlockReader } from '../nas/block-reader.ts';
 import type { Volume } from '../nas/volume.ts';
 import { TargetMigration } from '../target/target-migration.ts';
@@ -28,7 +27,7 @@ export class TargetPipeline implements MigrationPipeline {
       sessionKey: options.sessionKey,
       volumes: allowedVolumes(volumes, options.volumeNames),
       reader: this.#reader,
-      inherit: { index, pageHasher: new PageHasher(index.seed) },
+      inherit: index,
       dial: options.dial,
       log: options.log,
       now: () => performance.now(),

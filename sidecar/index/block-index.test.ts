@@ -10,7 +10,7 @@ import {
   TOO_MANY_COPIES,
   ZERO_PAGE,
 } from './block-index.ts';
-import { PAGE_BYTES, PageHasher } from './page-hash.ts';
+import { type HashSeed, PAGE_BYTES, PageHasher } from './page-hash.ts';
 
 const SEED = { hi: 0x1357_9bdf, lo: -0x0246_8ace };
 const MIB = 1 << 20;
@@ -64,6 +64,28 @@ describe('BlockIndex', () => {
     expect(index.add(0, 3, hasher.hi, hasher.lo)).toBe(ZERO_PAGE);
     expect(index.lookup(hasher.hi, hasher.lo)).toBe(-1);
     expect(index.stats).toMatchObject({ count: 0, refusedZero: 1 });
+  });
+
+  it('takes over another seed while it is empty, with the zero page that belongs to it', () => {
+    const index = makeIndex([10]);
+    const other = { hi: 7, lo: -8 };
+    const zeroWith = (seed: HashSeed): [number, number] => {
+      const hasher = new PageHasher(seed);
+      hasher.hash(new Uint8Array(PAGE_BYTES), 0);
+      return [hasher.hi, hasher.lo];
+    };
+    expect(index.adoptSeed(other)).toBe(true);
+    expect(index.seed).toEqual(other);
+    expect(index.handle().seed).toEqual(other);
+    expect(index.add(0, 3, ...zeroWith(other))).toBe(ZERO_PAGE);
+    expect(index.add(0, 3, ...zeroWith(SEED))).toBe(ADDED);
+    expect(index.adoptSeed(SEED)).toBe(false);
+    expect(index.adoptSeed(other)).toBe(true);
+    expect(index.seed).toEqual(other);
+    expect(index.lookup(...zeroWith(SEED))).toBe(3);
+    index.remove(0, 3, ...zeroWith(SEED));
+    expect(index.adoptSeed(SEED)).toBe(true);
+    expect(index.add(0, 3, ...zeroWith(SEED))).toBe(ZERO_PAGE);
   });
 
   it('keeps a bounded number of copies and prefers the one that coalesces', () => {

@@ -6,7 +6,7 @@
 //
 // Slots are kept sorted by the hash's upper 32 bits (linear probing in sorted order, home = hash / 2^32 x slots), which ends an
 // unsuccessful lookup early, needs no tombstones, and lets the file format be a plain sorted list (docs/index-file.md).
-import { type HashSeed, PAGE_BYTES, PageHasher } from './page-hash.ts';
+import { type HashSeed, isSameSeed, PAGE_BYTES, PageHasher } from './page-hash.ts';
 
 /** A raw volume as the index knows it. The name is the volume's name in the pod, the same on both nodes. */
 export interface IndexVolume {
@@ -100,7 +100,6 @@ export class IndexOptionsError extends Error {
 
 export class BlockIndex {
   readonly volumes: readonly IndexVolume[];
-  readonly seed: HashSeed;
   /** The most blocks it holds. */
   readonly capacity: number;
   readonly #memory: SharedArrayBuffer;
@@ -114,12 +113,13 @@ export class BlockIndex {
   readonly #scale: number;
   /** The first place of each volume, and, last, one past the last place. */
   readonly #bases: Float64Array;
-  readonly #zeroTag: number;
-  readonly #zeroTail: number;
+  #seed: HashSeed;
+  #zeroTag = 0;
+  #zeroTail = 0;
 
   private constructor(handle: BlockIndexHandle) {
     this.volumes = handle.volumes;
-    this.seed = handle.seed;
+    this.#seed = handle.seed;
     this.capacity = handle.capacity;
     this.#memory = handle.memory;
     this.#slots = handle.slots;
@@ -128,10 +128,7 @@ export class BlockIndex {
     this.#tails = new Uint8Array(handle.memory, HEADER_WORDS * 4 + handle.slots * 8, handle.slots);
     this.#scale = (handle.slots - SLACK_SLOTS) / 2 ** 32;
     this.#bases = placeBases(handle.volumes);
-    const hasher = new PageHasher(handle.seed);
-    hasher.hash(new Uint8Array(PAGE_BYTES), 0);
-    this.#zeroTag = hasher.hi ^ SIGN;
-    this.#zeroTail = hasher.lo & 0xff;
+    this.#learnZeroPage();
   }
 
   /**
@@ -164,6 +161,23 @@ export class BlockIndex {
   /** The same index in another thread. Only one of them all may call add and remove. */
   static fromHandle(handle: BlockIndexHandle): BlockIndex {
     return new BlockIndex(handle);
+  }
+
+  /** What the blocks are hashed with. */
+  get seed(): HashSeed {
+    return this.#seed;
+  }
+
+  /**
+   * Goes over to the seed of another index, so that blocks hashed for that one can be added. Only an index without entries does: they
+   * would not be found any more. False when it keeps another. The one writer only, and before other threads have it: they are not told.
+   */
+  adoptSeed(seed: HashSeed): boolean {
+    if (isSameSeed(seed, this.#seed)) return true;
+    if (this.count > 0) return false;
+    this.#seed = { hi: seed.hi, lo: seed.lo };
+    this.#learnZeroPage();
+    return true;
   }
 
   handle(): BlockIndexHandle {
@@ -356,6 +370,13 @@ export class BlockIndex {
       throw new RangeError(`volume ${volume} of the index has no block ${block}`);
     }
     return base + block;
+  }
+
+  #learnZeroPage(): void {
+    const hasher = new PageHasher(this.#seed);
+    hasher.hash(new Uint8Array(PAGE_BYTES), 0);
+    this.#zeroTag = hasher.hi ^ SIGN;
+    this.#zeroTail = hasher.lo & 0xff;
   }
 
   #home(tag: number): number {

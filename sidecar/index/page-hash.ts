@@ -1,6 +1,7 @@
 // Seeded XXH64 of 4 KiB pages and blocks, as two signed 32-bit halves.
 // A hash is a hint, never a proof: XXH64 can be inverted by who knows the seed (the batch tag decides, see docs/link-protocol.md), so
-// the index's seed is a secret of the sidecar, and RESEND digests use a seed derived for one connection.
+// the index's seed is a secret of the VM's sidecars (docs/adr/0017-an-inherited-index-keeps-its-seed.md), and RESEND digests use a seed
+// derived for one connection.
 // The halves are signed so that V8 keeps them as small integers. With the page in the CPU's cache a hash takes about 0.32 us, of which
 // 0.06 us are the copy into wasm's memory; from memory about twice as long, and a fifth less when many pages are copied at once (`hashPages`).
 import { randomBytes } from 'node:crypto';
@@ -50,6 +51,11 @@ export function seedFromBytes(bytes: Uint8Array): HashSeed {
   if (bytes.byteLength !== 8) throw new RangeError(`a hash seed has 8 bytes, not ${bytes.byteLength}`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, 8);
   return { hi: view.getInt32(0), lo: view.getInt32(4) };
+}
+
+/** Whether two seeds give the same hashes. */
+export function isSameSeed(one: HashSeed, other: HashSeed): boolean {
+  return one.hi === other.hi && one.lo === other.lo;
 }
 
 /** Hashes pages with one seed. Cheap to make; one thread only. */

@@ -1,28 +1,44 @@
 import { describe, expect, it } from 'vitest';
+import { type HashSeed, PageHasher } from '../index/page-hash.ts';
 import { BlockReader } from './block-reader.ts';
 import { ExtentCache } from './extent-cache.ts';
 import { MemoryVolume, patternBlocks } from './memory-volume.ts';
 import { BLOCK_BYTES } from './volume.ts';
 
+const SEED = { hi: 11, lo: -12 };
+/** Of one extent of 16 blocks, with its hashes. */
+const EXTENT_BYTES = 16 * (BLOCK_BYTES + 8);
+
 function setUp(extents: number) {
   const volume = new MemoryVolume('a', patternBlocks(1000));
   const reader = new BlockReader({ volumes: [volume], gapBlocks: 0 });
-  const cache = new ExtentCache({ reader, maxBytes: extents * 16 * BLOCK_BYTES, extentBlocks: 16 });
-  const readAt = async (block: number, count: number, stride = BLOCK_BYTES) => {
+  const cache = new ExtentCache({ reader, maxBytes: extents * EXTENT_BYTES, extentBlocks: 16 });
+  const readAt = async (block: number, count: number, stride = BLOCK_BYTES, seed: HashSeed = SEED) => {
     const destination = new Uint8Array(count * stride);
-    const outcome = await cache.readBlocks([{ volume: 0, block, count, offset: 0, stride }], destination);
-    return { outcome, destination };
+    const known = { seed, hi: new Int32Array(count), lo: new Int32Array(count) };
+    const runs = [{ volume: 0, block, count, offset: 0, stride }];
+    const outcome = await cache.readBlocks(runs, destination, known);
+    return { outcome, destination, known };
   };
+  const fetch = (block: number, count: number, seed: HashSeed = SEED) =>
+    cache.fetch(0, block, count, new PageHasher(seed));
   const block = (number: number) => volume.content.subarray(number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES);
-  return { volume, cache, readAt, block };
+  /** The halves of a block's hash. */
+  const hashOf = (number: number, seed: HashSeed = SEED) => {
+    const hasher = new PageHasher(seed);
+    hasher.hash(volume.content, number * BLOCK_BYTES);
+    return [hasher.hi, hasher.lo];
+  };
+  return { volume, cache, fetch, readAt, block, hashOf };
 }
 
 describe('ExtentCache', () => {
   it('reads once what was fetched before, also across extents and with gaps between the pages', async () => {
-    const { volume, cache, readAt, block } = setUp(8);
-    const fetched = await cache.fetch(0, 16, 16);
-    expect(fetched?.equals(volume.content.subarray(16 * BLOCK_BYTES, 32 * BLOCK_BYTES))).toBe(true);
-    await cache.fetch(0, 32, 16);
+    const { volume, cache, fetch, readAt, block, hashOf } = setUp(8);
+    const fetched = await fetch(16, 16);
+    expect(fetched?.count).toBe(16);
+    for (let i = 0; i < 16; i++) expect([fetched?.hi[i], fetched?.lo[i]]).toEqual(hashOf(16 + i));
+    await fetch(32, 16);
     volume.reads.length = 0;
     const { outcome, destination } = await readAt(30, 4, BLOCK_BYTES + 100);
     expect(outcome).toEqual({ pages: 4, missingCount: 0, missing: null, failure: null, failedVolume: -1 });
@@ -35,8 +51,8 @@ describe('ExtentCache', () => {
   });
 
   it('reads only what is not here, and says which pages are missing by their place among all', async () => {
-    const { volume, cache, readAt, block } = setUp(8);
-    await cache.fetch(0, 16, 16);
+    const { volume, fetch, readAt, block } = setUp(8);
+    await fetch(16, 16);
     volume.reads.length = 0;
     volume.endBytes = 34 * BLOCK_BYTES;
     const { outcome, destination } = await readAt(14, 22);
@@ -51,21 +67,54 @@ describe('ExtentCache', () => {
     expect(Buffer.compare(destination.subarray(5 * BLOCK_BYTES, 6 * BLOCK_BYTES), block(19))).toBe(0);
   });
 
+  it('has the hashes of what was here, by the place of their pages among all', async () => {
+    const { fetch, readAt, hashOf } = setUp(8);
+    await fetch(16, 16);
+    await fetch(48, 10);
+    for (const stride of [BLOCK_BYTES, BLOCK_BYTES + 8]) {
+      const { known } = await readAt(14, 50, stride);
+      for (let i = 0; i < 50; i++) {
+        const isHere = 14 + i >= 16 && 14 + i < 32;
+        // Of the last extent too much is asked: its blocks are read.
+        expect([known.hi[i], known.lo[i]]).toEqual(isHere ? hashOf(14 + i) : [0, 0]);
+      }
+      await fetch(16, 16);
+    }
+    const { known } = await readAt(50, 8);
+    for (let i = 0; i < 8; i++) expect([known.hi[i], known.lo[i]]).toEqual(hashOf(50 + i));
+  });
+
+  it('has no hashes for who has another seed, and those of the bytes it gives when the volume has changed', async () => {
+    const { volume, fetch, readAt, hashOf } = setUp(8);
+    const before = hashOf(20);
+    await fetch(16, 16);
+    volume.content.fill(9, 20 * BLOCK_BYTES, 21 * BLOCK_BYTES);
+    const other = await readAt(20, 1, BLOCK_BYTES, { hi: SEED.hi, lo: SEED.lo + 1 });
+    expect([other.known.hi[0], other.known.lo[0]]).toEqual([0, 0]);
+    const { known } = await readAt(20, 1);
+    expect([known.hi[0], known.lo[0]]).toEqual(before);
+    // Asked for anew, with another seed: those are its hashes now.
+    const seed = { hi: 1, lo: 2 };
+    await fetch(16, 16, seed);
+    const later = await readAt(20, 1, BLOCK_BYTES, seed);
+    expect([later.known.hi[0], later.known.lo[0]]).toEqual(hashOf(20, seed));
+  });
+
   it('gives what it read, also when the volume changed since: the source was told of that', async () => {
-    const { volume, cache, readAt, block } = setUp(8);
+    const { volume, fetch, readAt, block } = setUp(8);
     const before = Buffer.from(block(20));
-    await cache.fetch(0, 16, 16);
+    await fetch(16, 16);
     volume.content.fill(9, 20 * BLOCK_BYTES, 21 * BLOCK_BYTES);
     const { destination } = await readAt(20, 1);
     expect(Buffer.compare(destination, before)).toBe(0);
   });
 
   it('holds no more than its share, the least recently used goes first, and one that was used up at once', async () => {
-    const { volume, cache, readAt } = setUp(2);
-    await cache.fetch(0, 0, 16);
-    await cache.fetch(0, 16, 16);
+    const { volume, fetch, readAt } = setUp(2);
+    await fetch(0, 16);
+    await fetch(16, 16);
     await readAt(3, 1);
-    await cache.fetch(0, 32, 16);
+    await fetch(32, 16);
     volume.reads.length = 0;
     await readAt(4, 1);
     expect(volume.reads).toEqual([]);
@@ -79,11 +128,11 @@ describe('ExtentCache', () => {
   });
 
   it('keeps nothing that failed or does not lie on an extent', async () => {
-    const { volume, cache, readAt } = setUp(8);
+    const { volume, fetch, readAt } = setUp(8);
     volume.failAt.add(0);
-    expect(await cache.fetch(0, 0, 16)).toBeUndefined();
+    expect(await fetch(0, 16)).toBeUndefined();
     volume.failAt.clear();
-    await cache.fetch(0, 17, 16);
+    await fetch(17, 16);
     volume.reads.length = 0;
     await readAt(0, 1);
     await readAt(20, 1);

@@ -2,23 +2,37 @@
 // Least recently used extents make room for new ones, and an extent goes when every block of it was used once, for a guest's cache
 // holds a block of a file once. What is kept may be older than what the volume has: it is then still what the source was told of,
 // and the batch's tag decides as it does for a block just read.
+// The hashes that the source was told are kept beside the bytes: who inherits the blocks need not hash them again (docs/adr/0017-an-inherited-index-keeps-its-seed.md).
+import { type BlockHashes, hashPages } from '../index/block-hashes.ts';
+import { type HashSeed, isSameSeed, type PageHasher } from '../index/page-hash.ts';
 import type { BlockReader, BlockRun, ReadOutcome } from './block-reader.ts';
 import { BLOCK_BYTES } from './volume.ts';
 
 export interface ExtentCacheOptions {
   readonly reader: Pick<BlockReader, 'readBlocks'>;
-  /** Memory for extents. */
+  /** Memory for extents and their hashes. */
   readonly maxBytes: number;
   /** Only what begins at a multiple of this and is no longer is kept. */
   readonly extentBlocks: number;
 }
 
+/** Hashes of the pages that were asked for, in the order of the runs; 0 and 0 where none is at hand. */
+export interface KnownHashes {
+  readonly seed: HashSeed;
+  readonly hi: Int32Array;
+  readonly lo: Int32Array;
+}
+
 interface Extent {
   readonly buffer: Buffer;
   readonly blocks: number;
+  readonly seed: HashSeed;
+  readonly hashes: BlockHashes;
   /** Blocks not used yet. */
   left: number;
 }
+
+const HASH_BYTES = 8;
 
 /** Late growth is worthless, and a NAS that slow has better things to do. */
 const GROWTH_DEADLINE_MS = 5000;
@@ -35,7 +49,7 @@ export class ExtentCache {
   constructor(options: ExtentCacheOptions) {
     this.#reader = options.reader;
     this.#extentBlocks = options.extentBlocks;
-    this.#maxExtents = Math.floor(options.maxBytes / (options.extentBlocks * BLOCK_BYTES));
+    this.#maxExtents = Math.floor(options.maxBytes / (options.extentBlocks * (BLOCK_BYTES + HASH_BYTES)));
   }
 
   /** Blocks that were not read because they were here. */
@@ -43,11 +57,13 @@ export class ExtentCache {
     return this.#blocksReused;
   }
 
-  /**
-   * Reads `count` blocks from `block` on; their bytes are valid until the caller gives control back. Undefined when they
-   * could not be read.
-   */
-  async fetch(volume: number, block: number, count: number): Promise<Buffer | undefined> {
+  /** Reads and hashes `count` blocks from `block` on. Undefined when they could not be read. */
+  async fetch(
+    volume: number,
+    block: number,
+    count: number,
+    hasher: PageHasher,
+  ): Promise<BlockHashes | undefined> {
     const kept = block % this.#extentBlocks === 0 && count <= this.#extentBlocks && this.#maxExtents > 0;
     const buffer =
       (kept ? this.#spare.pop() : undefined) ??
@@ -55,12 +71,18 @@ export class ExtentCache {
     const run = { volume, block, count, offset: 0, stride: BLOCK_BYTES };
     const outcome = await this.#reader.readBlocks([run], buffer, GROWTH_DEADLINE_MS);
     if (outcome.failure !== null) return undefined;
-    if (kept) this.#keep(this.#key(volume, block), { buffer, blocks: count, left: count });
-    return buffer.subarray(0, count * BLOCK_BYTES);
+    const hashes = hashPages(hasher, buffer, count);
+    const extent = { buffer, blocks: count, seed: hasher.seed, hashes, left: count };
+    if (kept) this.#keep(this.#key(volume, block), extent);
+    return hashes;
   }
 
-  /** As {@link BlockReader.readBlocks}, but for blocks that are here. */
-  async readBlocks(runs: readonly BlockRun[], destination: Uint8Array): Promise<ReadOutcome> {
+  /** As {@link BlockReader.readBlocks}, but for blocks that are here. Their hashes go to `known`, where its seed is theirs. */
+  async readBlocks(
+    runs: readonly BlockRun[],
+    destination: Uint8Array,
+    known?: KnownHashes,
+  ): Promise<ReadOutcome> {
     const misses: BlockRun[] = [];
     /** Number of the first page of each miss, among the pages of all runs. */
     const missPages: number[] = [];
@@ -71,9 +93,13 @@ export class ExtentCache {
         const within = block % this.#extentBlocks;
         const count = Math.min(run.count - done, this.#extentBlocks - within);
         const offset = run.offset + done * run.stride;
-        if (!this.#copy(this.#key(run.volume, block), within, count, destination, offset, run.stride)) {
+        const extent = this.#use(this.#key(run.volume, block), within, count);
+        if (extent === undefined) {
           misses.push({ ...run, block, count, offset });
           missPages.push(pages + done);
+        } else {
+          copyBlocks(extent.buffer, within, count, destination, offset, run.stride);
+          if (known !== undefined) copyHashes(extent, within, count, known, pages + done);
         }
         done += count;
       }
@@ -95,25 +121,16 @@ export class ExtentCache {
     return { ...outcome, pages, missing };
   }
 
-  /** False when the blocks are not here. */
-  #copy(key: number, within: number, count: number, to: Uint8Array, offset: number, stride: number): boolean {
+  /** The extent with these blocks, which count as used: undefined when they are not here. Its bytes are valid until control is given back. */
+  #use(key: number, within: number, count: number): Extent | undefined {
     const extent = this.#extents.get(key);
-    if (extent === undefined || within + count > extent.blocks) return false;
+    if (extent === undefined || within + count > extent.blocks) return undefined;
     this.#extents.delete(key);
-    const start = within * BLOCK_BYTES;
-    if (stride === BLOCK_BYTES) to.set(extent.buffer.subarray(start, start + count * BLOCK_BYTES), offset);
-    else {
-      const destination = Buffer.from(to.buffer, to.byteOffset, to.byteLength);
-      for (let i = 0; i < count; i++) {
-        const at = start + i * BLOCK_BYTES;
-        extent.buffer.copy(destination, offset + i * stride, at, at + BLOCK_BYTES);
-      }
-    }
     extent.left -= count;
     this.#blocksReused += count;
     if (extent.left > 0) this.#extents.set(key, extent);
     else this.#spare.push(extent.buffer);
-    return true;
+    return extent;
   }
 
   #keep(key: number, extent: Extent): void {
@@ -131,5 +148,39 @@ export class ExtentCache {
 
   #key(volume: number, block: number): number {
     return volume * 2 ** 32 + Math.floor(block / this.#extentBlocks);
+  }
+}
+
+function copyBlocks(
+  from: Buffer,
+  within: number,
+  count: number,
+  to: Uint8Array,
+  offset: number,
+  stride: number,
+): void {
+  const start = within * BLOCK_BYTES;
+  if (stride === BLOCK_BYTES) {
+    to.set(from.subarray(start, start + count * BLOCK_BYTES), offset);
+    return;
+  }
+  const destination = Buffer.from(to.buffer, to.byteOffset, to.byteLength);
+  for (let i = 0; i < count; i++) {
+    const at = start + i * BLOCK_BYTES;
+    from.copy(destination, offset + i * stride, at, at + BLOCK_BYTES);
+  }
+}
+
+function copyHashes(
+  { seed, hashes }: Extent,
+  within: number,
+  count: number,
+  to: KnownHashes,
+  page: number,
+): void {
+  if (!isSameSeed(seed, to.seed)) return;
+  for (let i = 0; i < count; i++) {
+    to.hi[page + i] = hashes.hi[within + i] as number;
+    to.lo[page + i] = hashes.lo[within + i] as number;
   }
 }

@@ -10,7 +10,8 @@ import {
   PeerNotReadingError,
   UnaskedPatchError,
 } from '../connection-errors.ts';
-import { type HashSeed, PageHasher, seedFromBytes } from '../index/page-hash.ts';
+import type { BlockHashes } from '../index/block-hashes.ts';
+import { PageHasher, seedFromBytes } from '../index/page-hash.ts';
 import { BatchDecoder, DecodedBatch } from '../link/batch-decoder.ts';
 import { TagVerifier } from '../link/batch-tag.ts';
 import { FrameReader } from '../link/frame-reader.ts';
@@ -73,6 +74,7 @@ import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
 import { digestPages } from '../link/page-digest.ts';
 import { PatchDecoder } from '../link/patch-body.ts';
 import type { BlockRun, ReadOutcome } from '../nas/block-reader.ts';
+import type { KnownHashes } from '../nas/extent-cache.ts';
 import { endLingering, relayRaw } from '../raw-relay.ts';
 import type { TargetMigration } from './target-migration.ts';
 
@@ -88,6 +90,8 @@ interface Rebuild {
   attempt: number;
   /** Bitmap of the pages that a PATCH replaced: they are not what the NAS has. */
   patched: Uint8Array | undefined;
+  /** Hashes of its reference pages, those that were at hand when their blocks were. */
+  readonly known: KnownHashes | undefined;
 }
 
 type State = 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
@@ -114,7 +118,6 @@ export class TargetConnection {
   #readerVolumes: number[] = [];
   /** By position in the agreed list; 0 for a volume that cannot be read here. */
   #volumeBytes: readonly number[] = [];
-  #growHasher: PageHasher | undefined;
 
   /** Batches in order, from the first that QEMU did not get. */
   #waiting: Rebuild[] = [];
@@ -343,7 +346,8 @@ export class TargetConnection {
     const buffer = this.#migration.buffers.take(frame.reconstructedBytes);
     const decoded = this.#spare.pop() ?? new DecodedBatch();
     (this.#decoder as BatchDecoder).decode(frame, buffer.subarray(0, frame.reconstructedBytes), decoded);
-    const rebuild: Rebuild = { decoded, buffer, progress: 'reading', attempt: 0, patched: undefined };
+    const known = this.#migration.inheritance?.placeForHashes(decoded.referencePages);
+    const rebuild: Rebuild = { decoded, buffer, progress: 'reading', attempt: 0, patched: undefined, known };
     this.#waiting.push(rebuild);
     this.#migration.counters.batches += 1;
     this.#migration.counters.referencePages += decoded.referencePages;
@@ -352,7 +356,7 @@ export class TargetConnection {
       return;
     }
     this.#migration.extents
-      .readBlocks(this.#runs(decoded), buffer.subarray(0, decoded.reconstructedBytes))
+      .readBlocks(this.#runs(decoded), buffer.subarray(0, decoded.reconstructedBytes), known)
       .then(
         (outcome) => this.#guard(() => this.#onBlocksRead(rebuild, outcome)),
         (error: Error) => this.fail(error),
@@ -402,37 +406,23 @@ export class TargetConnection {
       return;
     }
     migration.openGrows += 1;
+    migration.inheritance?.onGrow(seed);
     const position = this.#readerVolumes[volume] as number;
     migration.extents
-      .fetch(position, firstBlock, blockCount)
+      .fetch(position, firstBlock, blockCount, migration.growHasher(seed))
       .finally(() => {
         migration.openGrows -= 1;
       })
       .then(
-        (bytes) =>
+        (found) =>
           this.#guard(() => {
             if (this.#isClosed()) return;
-            const hashes = bytes === undefined ? NO_BYTES : this.#hashBlocks(bytes, seed);
+            const hashes = found === undefined ? NO_BYTES : encodeHashes(found);
             migration.counters.grownBlocks += hashes.length / 8;
             for (const part of grownFrame({ volume, firstBlock, hashes })) this.#write(part);
           }),
         (error: Error) => this.fail(error),
       );
-  }
-
-  #hashBlocks(bytes: Buffer, seed: HashSeed): Buffer {
-    let hasher = this.#growHasher;
-    if (hasher === undefined || hasher.seed.hi !== seed.hi || hasher.seed.lo !== seed.lo) {
-      hasher = new PageHasher(seed);
-      this.#growHasher = hasher;
-    }
-    const hashes = Buffer.allocUnsafeSlow((bytes.length / PAGE_BYTES) * 8);
-    for (let block = 0; block * PAGE_BYTES < bytes.length; block++) {
-      hasher.hash(bytes, block * PAGE_BYTES);
-      hashes.writeInt32BE(hasher.hi, block * 8);
-      hashes.writeInt32BE(hasher.lo, block * 8 + 4);
-    }
-    return hashes;
   }
 
   /** The reader counts pages in run order; RESEND counts all pages of the batch. */
@@ -539,24 +529,9 @@ export class TargetConnection {
     this.#finishIfDone();
   }
 
-  #inherit({ decoded, buffer, patched }: Rebuild): void {
-    const { inherit } = this.#migration.options;
-    if (inherit === undefined) return;
-    const { index, pageHasher } = inherit;
-    for (let run = 0; run < decoded.runCount; run++) {
-      const volume = this.#readerVolumes[decoded.runVolume[run] as number] as number;
-      const firstBlock = decoded.runFirstBlock[run] as number;
-      const count = decoded.runPages[run] as number;
-      let offset = decoded.runOffset[run] as number;
-      const firstPage = decoded.runFirstPage[run] as number;
-      for (let i = 0; i < count; i++, offset += decoded.runStride[run] as number) {
-        const page = firstPage + i;
-        if (patched !== undefined && ((patched[page >> 3] as number) & (1 << (page & 7))) !== 0) continue;
-        pageHasher.hash(buffer, offset);
-        index.add(volume, firstBlock + i, pageHasher.hi, pageHasher.lo);
-      }
-      this.#migration.counters.inheritedBlocks += count;
-    }
+  #inherit(rebuild: Rebuild): void {
+    const { inheritance, counters } = this.#migration;
+    counters.inheritedBlocks += inheritance?.add({ ...rebuild, volumes: this.#readerVolumes }) ?? 0;
   }
 
   #grantCredit(): void {
@@ -630,4 +605,14 @@ export class TargetConnection {
     else this.#qemu?.destroy();
     this.#migration.closed(this, error);
   }
+}
+
+/** As GROWN carries them. */
+function encodeHashes({ hi, lo, count }: BlockHashes): Buffer {
+  const hashes = Buffer.allocUnsafeSlow(count * 8);
+  for (let block = 0; block < count; block++) {
+    hashes.writeInt32BE(hi[block] as number, block * 8);
+    hashes.writeInt32BE(lo[block] as number, block * 8 + 4);
+  }
+  return hashes;
 }

@@ -6,12 +6,13 @@ import { BufferPool } from '../buffer-pool.ts';
 import { CrowdedOutError, OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import { EXTENT_BLOCKS } from '../index/index-grower.ts';
-import type { PageHasher } from '../index/page-hash.ts';
+import { type HashSeed, isSameSeed, PageHasher } from '../index/page-hash.ts';
 import { MAX_CONNECTIONS } from '../link/frame-types.ts';
 import type { LinkVersions } from '../link/hello.ts';
 import { LinkBadHelloError } from '../link/link-errors.ts';
 import type { BlockReader } from '../nas/block-reader.ts';
 import { ExtentCache } from '../nas/extent-cache.ts';
+import { Inheritance } from './inheritance.ts';
 import { TargetConnection } from './target-connection.ts';
 
 /** Rebuilt bytes that may wait over all connections, for NAS and for QEMU. With everything else well below 256 MiB. */
@@ -29,8 +30,8 @@ export interface TargetMigrationOptions {
   /** By name, in any order; the reader's volume numbers are positions in this list. */
   readonly volumes: readonly { readonly name: string; readonly sizeBytes: number }[];
   readonly reader: BlockReader;
-  /** Filled with what is rebuilt, so that this side starts with the index of the guest's cache. */
-  readonly inherit?: { readonly index: BlockIndex; readonly pageHasher: PageHasher };
+  /** Filled with what is rebuilt, so that this side starts with the index of the guest's cache. Its volumes are those of the reader. */
+  readonly inherit?: BlockIndex;
   /** Opens a connection to the destination QEMU: the socket whose place ours took. */
   readonly dial: () => Promise<Socket>;
   /** Versions of the link to speak; default: what this release speaks. */
@@ -58,6 +59,7 @@ export class TargetMigration {
   /** Batches are rebuilt in these; their number is bounded by credit. */
   readonly buffers = new BufferPool(MEMORY_BUDGET_BYTES);
   readonly extents: ExtentCache;
+  readonly inheritance: Inheritance | undefined;
   readonly counters: TargetCounters = {
     streamBytes: 0,
     linkBytes: 0,
@@ -73,6 +75,7 @@ export class TargetMigration {
   relayFailure: Error | undefined;
   /** Why a connection that asked for frames is relayed raw. */
   rawReason: 'LinkVersion' | undefined;
+  #growHasher: PageHasher | undefined;
   #failure: Error | undefined;
   /** Why the first connection ended that had not proved that it belongs to this migration. */
   #strangerError: Error | undefined;
@@ -88,6 +91,14 @@ export class TargetMigration {
       maxBytes: EXTENT_CACHE_BYTES,
       extentBlocks: EXTENT_BLOCKS,
     });
+    this.inheritance = options.inherit === undefined ? undefined : new Inheritance(options.inherit);
+  }
+
+  /** For what GROW asks with: an honest source asks with one seed. */
+  growHasher(seed: HashSeed): PageHasher {
+    if (this.#growHasher === undefined || !isSameSeed(this.#growHasher.seed, seed))
+      this.#growHasher = new PageHasher(seed);
+    return this.#growHasher;
   }
 
   /** What a stranger did is a failure only as long as nobody else came: it must not end a migration that runs. */
