@@ -1,7 +1,8 @@
 // BATCH bodies: how pages become runs, what comes back, and every way in which operations can be wrong.
 import { describe, expect, it } from 'vitest';
-import { BatchDecoder, DecodedBatch } from './batch-decoder.ts';
-import { BatchEncoder, type BatchPlan, LITERAL_PAGE } from './batch-encoder.ts';
+import { BatchDecoder, DecodedBatch, DecoderRooms } from './batch-decoder.ts';
+import { BatchEncoder, type BatchPlan, type EncodedBatch, LITERAL_PAGE } from './batch-encoder.ts';
+import { Compressor, Decompressor } from './compression.ts';
 import {
   type BatchFrame,
   FRAME_BATCH,
@@ -147,6 +148,77 @@ describe('a batch comes back', () => {
     const third = encoder.encode(samplePlan(2, [{ ...literal(0), random: true }], 0, 3));
     expect(third.memory).toBe(first.memory);
     expect(second.memory).not.toBe(first.memory);
+  });
+
+  it('compressed, with memory that others get only when it was released', () => {
+    const compressor = new Compressor();
+    const [encoder, other] = [
+      new BatchEncoder({ zstd: true, compressor }),
+      new BatchEncoder({ zstd: true, compressor }),
+    ];
+    // Skeleton that shrinks, so that meta is compressed too.
+    const planOf = (number: number) =>
+      samplePlan(
+        number,
+        Array.from({ length: 20 + number }, () => literal(64)),
+        5000,
+        number,
+      );
+    const plans = Array.from({ length: 12 }, (_, number) => planOf(number));
+    const encoded = plans.map((plan) => (plan.number % 2 === 0 ? encoder : other).encode(plan));
+    const memories = encoded.map(({ literalCopy }) => literalCopy);
+    expect(memories.every((memory) => memory !== undefined)).toBe(true);
+    expect(new Set(memories).size).toBe(plans.length);
+    const expectIntact = (at: number) => {
+      const plan = plans[at] as BatchPlan;
+      const frame = batchFrameOf(encoded[at] as EncodedBatch);
+      expect([frame.metaIsZstd, frame.literalsAreZstd]).toEqual([true, true]);
+      const destination = Buffer.alloc(plan.reconstructed.length);
+      new BatchDecoder(VOLUME_SIZES).decode(frame, destination, new DecodedBatch());
+      expect(destination.equals(plan.reconstructed)).toBe(true);
+    };
+    for (let at = 0; at < plans.length; at++) expectIntact(at);
+    encoder.release(encoded[0] as EncodedBatch);
+    expect(() => encoder.release(encoded[0] as EncodedBatch)).toThrow(
+      expect.objectContaining({ code: 'NASMIG_LINK_MISUSE' }),
+    );
+    const next = other.encode(planOf(0));
+    expect(next.literalCopy).toBe(memories[0]);
+    expect(other.encode(planOf(0)).literalCopy).not.toBe(memories[0]);
+    // What the context is given back for is not what was made with it.
+    compressor.release();
+    for (let at = 1; at < plans.length; at++) expectIntact(at);
+  });
+
+  it('into memory that connections share, whatever was decoded there before and failed', () => {
+    const rooms = new DecoderRooms();
+    const decoders = [1, 2].map(() => new BatchDecoder(VOLUME_SIZES, new Decompressor(), rooms));
+    const encoder = new BatchEncoder({ zstd: true });
+    for (let number = 0; number < 24; number++) {
+      const pages = Array.from({ length: 5 + ((number * 37) % 60) }, (_, i) =>
+        i % 7 === 3 ? block(20, 0, i) : literal(20),
+      );
+      const plan = samplePlan(number, pages, 900, number);
+      const frame = batchFrameOf(encoder.encode(plan));
+      const [decoder, other] = (number % 3 === 0 ? decoders : decoders.toReversed()) as [
+        BatchDecoder,
+        BatchDecoder,
+      ];
+      const damaged = { ...frame, literalStored: frame.literalStored.subarray(0, -1) };
+      expect(() =>
+        other.decode(damaged, Buffer.alloc(plan.reconstructed.length), new DecodedBatch()),
+      ).toThrow(expect.objectContaining({ code: 'NASMIG_LINK_BAD_ZSTD' }));
+      const decoded = new DecodedBatch();
+      const destination = Buffer.alloc(plan.reconstructed.length, 0xcc);
+      decoder.decode(frame, destination, decoded);
+      // What is decoded next, there and elsewhere, leaves it as it is.
+      const next = batchFrameOf(encoder.encode(samplePlan(number, pages.slice(1), 1900, 100 + number)));
+      for (const one of decoders)
+        one.decode(next, Buffer.alloc(plan.reconstructed.length + 1000), new DecodedBatch());
+      if (number % 5 === 0) rooms.release();
+      fillReferences(decoded, destination);
+      expect(destination.equals(plan.reconstructed)).toBe(true);
+    }
   });
 });
 

@@ -3,10 +3,22 @@
 // writes within the destination; nothing larger than the batch's announced and bounded sizes is allocated.
 // Layout: docs/link-protocol.md, "BATCH".
 import { copyBytes } from './byte-copy.ts';
-import { decompressExactly } from './compression.ts';
+import { Decompressor, roomBytes } from './compression.ts';
 import { type BatchFrame, MAX_BATCH_PAGES, MAX_VOLUMES, PAGE_BYTES, TAG_BYTES } from './frame-types.ts';
 import { LinkBadOpsError, LinkMisuseError } from './link-errors.ts';
+import { Scratch } from './scratch.ts';
 import { unzigzag, VarintReader } from './varint.ts';
+
+/** What a batch is decompressed into. Used up when `decode` returns, so all decoders of a thread may share it. */
+export class DecoderRooms {
+  readonly meta = new Scratch();
+  readonly literals = new Scratch();
+
+  release(): void {
+    this.meta.release();
+    this.literals.release();
+  }
+}
 
 /**
  * A batch at the target between its frame and its delivery. Reusable: one holds 11 KiB and is filled anew by each decode.
@@ -41,11 +53,15 @@ export class BatchDecoder {
   readonly #volumeBlocks: readonly number[];
   readonly #ops = new VarintReader();
   readonly #nextBlock = new Float64Array(MAX_VOLUMES);
+  readonly #decompressor: Decompressor;
+  readonly #rooms: DecoderRooms;
 
   /** `volumeSizes` in bytes, in HELLO's order, 0 for unusable ones; a last block that is cut short cannot be referenced. */
-  constructor(volumeSizes: readonly number[]) {
+  constructor(volumeSizes: readonly number[], decompressor = new Decompressor(), rooms = new DecoderRooms()) {
     if (volumeSizes.length > MAX_VOLUMES) throw new LinkMisuseError(`${volumeSizes.length} volumes`);
     this.#volumeBlocks = volumeSizes.map((bytes) => Math.floor(bytes / PAGE_BYTES));
+    this.#decompressor = decompressor;
+    this.#rooms = rooms;
   }
 
   /**
@@ -54,18 +70,41 @@ export class BatchDecoder {
    * volumes, and the tag to be checked. The frame is not needed any more. On a LinkError both outputs are worthless.
    */
   decode(frame: BatchFrame, destination: Uint8Array, into: DecodedBatch): void {
-    const { number, reconstructedBytes, pageCount, opsBytes, metaBytes, literalBytes } = frame;
-    if (destination.length < reconstructedBytes) {
-      throw new LinkMisuseError(`a destination of ${destination.length} bytes for ${reconstructedBytes}`);
+    const { number, metaBytes, literalBytes, metaStored, literalStored } = frame;
+    if (destination.length < frame.reconstructedBytes) {
+      throw new LinkMisuseError(
+        `a destination of ${destination.length} bytes for ${frame.reconstructedBytes}`,
+      );
     }
-    const out = Buffer.from(destination.buffer, destination.byteOffset, reconstructedBytes);
     const meta = frame.metaIsZstd
-      ? decompressExactly(frame.metaStored, metaBytes, `Operations and skeleton of batch ${number}`)
-      : frame.metaStored;
+      ? this.#decompressor.decompressExactly(
+          metaStored,
+          metaBytes,
+          `Operations and skeleton of batch ${number}`,
+          this.#rooms.meta.take(roomBytes(metaBytes)),
+        )
+      : metaStored;
     const literals = frame.literalsAreZstd
-      ? decompressExactly(frame.literalStored, literalBytes, `Literals of batch ${number}`)
-      : frame.literalStored;
+      ? this.#decompressor.decompressExactly(
+          literalStored,
+          literalBytes,
+          `Literals of batch ${number}`,
+          this.#rooms.literals.take(roomBytes(literalBytes)),
+        )
+      : literalStored;
+    this.#place(frame, meta, literals, destination, into);
+  }
 
+  /** Fills `destination` and `into`, by the operations at the beginning of `meta`. `meta` and `literals` are not read any more afterwards. */
+  #place(
+    frame: BatchFrame,
+    meta: Buffer,
+    literals: Buffer,
+    destination: Uint8Array,
+    into: DecodedBatch,
+  ): void {
+    const { number, reconstructedBytes, pageCount, opsBytes, metaBytes, literalBytes } = frame;
+    const out = Buffer.from(destination.buffer, destination.byteOffset, reconstructedBytes);
     const ops = this.#ops;
     ops.reset(meta, 0, opsBytes);
     this.#nextBlock.fill(0);

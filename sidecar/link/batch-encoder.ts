@@ -2,7 +2,7 @@
 // skeleton (all bytes that are not pages) and literals (pages only the source has), compressed where that pays.
 // One encoder serves one connection; nothing is allocated per page. Layout: docs/link-protocol.md, "BATCH".
 import { copyBytes } from './byte-copy.ts';
-import { compressIfWorth } from './compression.ts';
+import { Compressor } from './compression.ts';
 import {
   BATCH_FIXED_BYTES,
   FLAG_LITERALS_ZSTD,
@@ -59,17 +59,21 @@ export interface EncodedBatch {
   readonly literalStoredBytes: number;
   /** The work buffer that parts point into, if any do. */
   readonly memory: Buffer | undefined;
+  /** The compressor's copy that parts point into, if any do. */
+  readonly literalCopy: Buffer | undefined;
 }
 
 export class BatchEncoder {
-  readonly #zstd: boolean;
+  readonly #compressor: Compressor | undefined;
   readonly #free: Buffer[] = [];
   /** Per volume: the block that would continue its last reference of this batch. */
   readonly #nextBlock = new Float64Array(MAX_VOLUMES);
 
-  /** With `zstd` false nothing is compressed: for links faster than a core compresses. */
-  constructor(options: { readonly zstd: boolean }) {
-    this.#zstd = options.zstd;
+  /**
+   * With `zstd` false nothing is compressed: for links faster than a core compresses. `compressor` may be shared with others.
+   */
+  constructor(options: { readonly zstd: boolean; readonly compressor?: Compressor | undefined }) {
+    this.#compressor = options.zstd ? (options.compressor ?? new Compressor()) : undefined;
   }
 
   /**
@@ -99,14 +103,18 @@ export class BatchEncoder {
 
     const rawMeta = work.subarray(0, metaBytes);
     const rawLiterals = work.subarray(metaBytes, metaBytes + literalBytes);
-    const zstdMeta = this.#zstd ? compressIfWorth(rawMeta) : undefined;
-    const zstdLiterals = this.#zstd && plan.uncompressed !== true ? compressIfWorth(rawLiterals) : undefined;
+    // What the compressor gives is valid until its next call: meta goes next to the head, literals into a copy.
+    const zstdMeta = this.#compressor?.compressIfWorth(rawMeta);
     const metaStoredBytes = zstdMeta?.length ?? metaBytes;
+    const inlineMeta = zstdMeta !== undefined || metaBytes <= SMALL_META_BYTES;
+    const head = Buffer.allocUnsafe(HEAD_BYTES + (inlineMeta ? metaStoredBytes : 0));
+    if (inlineMeta) (zstdMeta ?? rawMeta).copy(head, HEAD_BYTES);
+    const zstdLiterals =
+      plan.uncompressed === true ? undefined : this.#compressor?.compressIfWorth(rawLiterals);
     const literalStoredBytes = zstdLiterals?.length ?? literalBytes;
+    const literalCopy = zstdLiterals && this.#compressor?.copies.take(literalStoredBytes);
 
     const bodyBytes = BATCH_FIXED_BYTES + metaStoredBytes + literalStoredBytes + TAG_BYTES;
-    const inlineMeta = zstdMeta === undefined && metaBytes <= SMALL_META_BYTES;
-    const head = Buffer.allocUnsafe(HEAD_BYTES + (inlineMeta ? metaBytes : 0));
     const flags =
       (zstdMeta === undefined ? 0 : FLAG_META_ZSTD) | (zstdLiterals === undefined ? 0 : FLAG_LITERALS_ZSTD);
     writeFrameHeader(head, FRAME_BATCH, flags, bodyBytes);
@@ -121,14 +129,14 @@ export class BatchEncoder {
 
     const parts: Uint8Array[] = [head];
     let held = false;
-    if (zstdMeta !== undefined) parts.push(zstdMeta);
-    else if (inlineMeta) rawMeta.copy(head, HEAD_BYTES);
-    else {
+    if (!inlineMeta) {
       parts.push(rawMeta);
       held = true;
     }
-    if (zstdLiterals !== undefined) parts.push(zstdLiterals);
-    else if (literalBytes > 0) {
+    if (zstdLiterals !== undefined && literalCopy !== undefined) {
+      zstdLiterals.copy(literalCopy);
+      parts.push(literalCopy.subarray(0, literalStoredBytes));
+    } else if (literalBytes > 0) {
       parts.push(rawLiterals);
       held = true;
     }
@@ -142,12 +150,16 @@ export class BatchEncoder {
       metaStoredBytes,
       literalStoredBytes,
       memory: held ? work : undefined,
+      literalCopy,
     };
   }
 
-  /** The socket has taken every part: the work buffer may be used again. To be called once; not calling costs garbage. */
+  /** The socket has taken every part: their memory may be used again. To be called once; not calling costs garbage. */
   release(encoded: EncodedBatch): void {
+    if (encoded.parts.length === 0) throw new LinkMisuseError('an encoded batch was released twice');
+    encoded.parts.length = 0;
     if (encoded.memory !== undefined) this.#giveBack(encoded.memory);
+    if (encoded.literalCopy !== undefined) this.#compressor?.copies.give(encoded.literalCopy);
   }
 
   #take(bytes: number): Buffer {
@@ -164,7 +176,6 @@ export class BatchEncoder {
   }
 
   #giveBack(buffer: Buffer): void {
-    if (this.#free.includes(buffer)) throw new LinkMisuseError('an encoded batch was released twice');
     if (this.#free.length >= MAX_FREE_BUFFERS) this.#free.shift();
     this.#free.push(buffer);
   }

@@ -2,7 +2,7 @@
 // a new tag over the whole batch. Encoder for the source, decoder for the target; both rare, so they allocate per call.
 // Layout: docs/link-protocol.md, "PATCH".
 import type { DecodedBatch } from './batch-decoder.ts';
-import { compressIfWorth, decompressExactly } from './compression.ts';
+import { Compressor, Decompressor, roomBytes } from './compression.ts';
 import {
   FLAG_LITERALS_ZSTD,
   FRAME_HEADER_BYTES,
@@ -41,10 +41,11 @@ export interface EncodedPatch {
 }
 
 export class PatchEncoder {
-  readonly #zstd: boolean;
+  readonly #compressor: Compressor | undefined;
 
-  constructor(options: { readonly zstd: boolean }) {
-    this.#zstd = options.zstd;
+  /** @param options as for a BatchEncoder. */
+  constructor(options: { readonly zstd: boolean; readonly compressor?: Compressor | undefined }) {
+    this.#compressor = options.zstd ? (options.compressor ?? new Compressor()) : undefined;
   }
 
   encode(patch: Patch): EncodedPatch {
@@ -72,8 +73,8 @@ export class PatchEncoder {
       previous = position;
       pages.set(reconstructed.subarray(offset, offset + PAGE_BYTES), i * PAGE_BYTES);
     }
-    const compressed = this.#zstd ? compressIfWorth(pages) : undefined;
-    const literals = compressed ?? pages;
+    const compressed = this.#compressor?.compressIfWorth(pages);
+    const literals = compressed === undefined ? pages : Buffer.from(compressed);
     const bodyBytes = at - FRAME_HEADER_BYTES + literals.length + TAG_BYTES;
     writeFrameHeader(head, FRAME_PATCH, compressed === undefined ? 0 : FLAG_LITERALS_ZSTD, bodyBytes);
     head.writeUInt32BE(number, 8);
@@ -87,6 +88,12 @@ export class PatchEncoder {
 
 export class PatchDecoder {
   readonly #positions = new VarintReader();
+  readonly #decompressor: Decompressor;
+
+  /** @param decompressor may be shared with the connection's BatchDecoder. */
+  constructor(decompressor = new Decompressor()) {
+    this.#decompressor = decompressor;
+  }
 
   /**
    * Writes the pages of `frame` (which a FrameReader delivered) over those of `batch` in `destination`. Throws
@@ -101,11 +108,13 @@ export class PatchDecoder {
         `a destination of ${destination.length} bytes for ${batch.reconstructedBytes}`,
       );
     }
+    const pageBytes = frame.pageCount * PAGE_BYTES;
     const pages = frame.literalsAreZstd
-      ? decompressExactly(
+      ? this.#decompressor.decompressExactly(
           frame.literalStored,
-          frame.pageCount * PAGE_BYTES,
+          pageBytes,
           `Pages of a PATCH for batch ${frame.number}`,
+          Buffer.allocUnsafe(roomBytes(pageBytes)),
         )
       : frame.literalStored;
     const positions = this.#positions;

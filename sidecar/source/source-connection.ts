@@ -341,8 +341,10 @@ export class SourceConnection implements PageSink {
     const seed = Buffer.alloc(8);
     seed.writeBigUInt64BE(keys.digestSeed);
     this.#digester = new PageHasher(seedFromBytes(seed));
-    this.#encoder = new BatchEncoder({ zstd: this.#migration.options.zstd });
-    this.#patchEncoder = new PatchEncoder({ zstd: this.#migration.options.zstd });
+    const { compressor } = this.#migration;
+    const encoding = { zstd: compressor !== undefined, compressor };
+    this.#encoder = new BatchEncoder(encoding);
+    this.#patchEncoder = new PatchEncoder(encoding);
     const usable = agreement.volumes.map((volume) => volume.usable);
     this.#migration.agreed(usable);
     this.#planner = new Planner(index, usable, MAX_BATCH_PAGES, this.#migration.volumesOff);

@@ -6,8 +6,10 @@ import type { Reason } from '../../control/reasons.ts';
 import { OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import type { PageHasher } from '../index/page-hash.ts';
+import { Compressor } from '../link/compression.ts';
 import { MAX_CONNECTIONS } from '../link/frame-types.ts';
 import type { LinkVersions } from '../link/hello.ts';
+import { canReuseContexts } from '../link/zstd-context.ts';
 import { PassCounter } from '../stream/pass-counter.ts';
 import { RamBlocks } from '../stream/ram-blocks.ts';
 import { Pace } from './pace.ts';
@@ -124,6 +126,8 @@ export class SourceMigration {
   /** What the operator allows on the link; once the VM is stopped only downtime counts, as with QEMU's own limit. */
   readonly linkLimit: RateLimit;
   readonly pool = new AssemblyPool(BULK_WINDOW_BYTES);
+  /** For all connections: a batch is compressed at once, in one thread. Undefined when nothing is to be compressed. */
+  readonly compressor: Compressor | undefined;
   readonly counters: SourceCounters = {
     streamBytes: 0,
     linkBytes: 0,
@@ -173,6 +177,9 @@ export class SourceMigration {
     this.linkLimit = new RateLimit(options.linkBytesPerSecond);
     this.linkRate = new PipeRate(options.linkBytesPerSecond);
     this.#lastLearnMs = options.now();
+    this.compressor = options.zstd ? new Compressor() : undefined;
+    if (options.zstd && !canReuseContexts())
+      options.log('zstd contexts cannot be used again in this Node: compression is slower', {});
   }
 
   /** Connections open now. */
@@ -373,6 +380,7 @@ export class SourceMigration {
 
   closed(connection: SourceConnection, error: Error | undefined): void {
     this.#connections.delete(connection);
+    if (this.#connections.size === 0) this.compressor?.release();
     if (error !== undefined && this.failure === undefined) {
       this.failure = error;
       this.options.log('migration failed', { connection: connection.ordinal, error: error.message });

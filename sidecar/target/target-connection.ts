@@ -14,6 +14,7 @@ import type { BlockHashes } from '../index/block-hashes.ts';
 import { PageHasher, seedFromBytes } from '../index/page-hash.ts';
 import { BatchDecoder, DecodedBatch } from '../link/batch-decoder.ts';
 import { TagVerifier } from '../link/batch-tag.ts';
+import { Decompressor } from '../link/compression.ts';
 import { FrameReader } from '../link/frame-reader.ts';
 import {
   ABORT_INTERNAL,
@@ -111,7 +112,8 @@ export class TargetConnection {
   readonly #keepAlive: KeepAlive;
 
   #decoder: BatchDecoder | undefined;
-  readonly #patchDecoder = new PatchDecoder();
+  readonly #decompressor = new Decompressor();
+  readonly #patchDecoder = new PatchDecoder(this.#decompressor);
   #verifier: TagVerifier | undefined;
   #digester: PageHasher | undefined;
   /** Position in the agreed list -> position in the reader's list. */
@@ -278,7 +280,7 @@ export class TargetConnection {
       seed.writeBigUInt64BE(keys.digestSeed);
       this.#digester = new PageHasher(seedFromBytes(seed));
       this.#volumeBytes = agreement.volumes.map((volume) => (volume.usable ? volume.sizeBytes : 0));
-      this.#decoder = new BatchDecoder(this.#volumeBytes);
+      this.#decoder = new BatchDecoder(this.#volumeBytes, this.#decompressor, this.#migration.rooms);
     }
     // QEMU's receiver accepts in order and spins until a connection's first bytes come: the answer goes out, and with it
     // the next connection, only when this one has its place in QEMU's queue.
@@ -600,6 +602,7 @@ export class TargetConnection {
     this.#state = 'closed';
     clearTimeout(this.#helloTimer);
     this.#keepAlive.stop();
+    this.#decompressor.release();
     endLingering(this.#link);
     if (error === undefined) this.#qemu?.destroySoon();
     else this.#qemu?.destroy();

@@ -7,9 +7,11 @@ import { CrowdedOutError, OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import { EXTENT_BLOCKS } from '../index/index-grower.ts';
 import { type HashSeed, isSameSeed, PageHasher } from '../index/page-hash.ts';
+import { DecoderRooms } from '../link/batch-decoder.ts';
 import { MAX_CONNECTIONS } from '../link/frame-types.ts';
 import type { LinkVersions } from '../link/hello.ts';
 import { LinkBadHelloError } from '../link/link-errors.ts';
+import { canReuseContexts } from '../link/zstd-context.ts';
 import type { BlockReader } from '../nas/block-reader.ts';
 import { ExtentCache } from '../nas/extent-cache.ts';
 import { Inheritance } from './inheritance.ts';
@@ -58,6 +60,8 @@ export class TargetMigration {
   readonly options: TargetMigrationOptions;
   /** Batches are rebuilt in these; their number is bounded by credit. */
   readonly buffers = new BufferPool(MEMORY_BUDGET_BYTES);
+  /** For all connections: a batch is decompressed and put together at once, in one thread. */
+  readonly rooms = new DecoderRooms();
   readonly extents: ExtentCache;
   readonly inheritance: Inheritance | undefined;
   readonly counters: TargetCounters = {
@@ -86,6 +90,8 @@ export class TargetMigration {
 
   constructor(options: TargetMigrationOptions) {
     this.options = options;
+    if (!canReuseContexts())
+      options.log('zstd contexts cannot be used again in this Node: decompression is slower', {});
     this.extents = new ExtentCache({
       reader: options.reader,
       maxBytes: EXTENT_CACHE_BYTES,
@@ -178,6 +184,7 @@ export class TargetMigration {
 
   closed(connection: TargetConnection, error: Error | undefined): void {
     this.#connections.delete(connection);
+    if (this.#connections.size === 0) this.rooms.release();
     if (connection.isProven) this.#provenConnections -= 1;
     if (error !== undefined && !connection.isProven && this.#failure === undefined) {
       this.#strangerError ??= error;
