@@ -10,6 +10,7 @@ import { compileProgram } from './compile.ts';
 let directory: string;
 beforeAll(async () => {
   directory = await mkdtemp(path.join(tmpdir(), 'nasmig-compile-'));
+  await compileProgram('sidecar', directory);
 });
 afterAll(() => rm(directory, { recursive: true }));
 
@@ -24,8 +25,13 @@ async function exportsBesidePageHasher(): Promise<unknown[]> {
 }
 
 describe("the sidecar's bundle", () => {
+  it('has no character that would double the memory of its source', async () => {
+    for (const name of await readdir(directory)) {
+      expect(await readFile(path.join(directory, name), 'utf8')).not.toMatch(/[\u0100-\uffff]/);
+    }
+  });
+
   it('hashes pages as the sources do, where there is no package folder', async () => {
-    await compileProgram('sidecar', directory);
     const Bundled = (await exportsBesidePageHasher()).find(
       (value): value is typeof PageHasher => typeof value === 'function' && value.name === 'PageHasher',
     );
