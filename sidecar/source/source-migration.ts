@@ -265,6 +265,16 @@ export class SourceMigration {
     return Math.min(LONGEST_INDEX_WAIT_MS, Math.max(SHORTEST_INDEX_WAIT_MS, restMs * INDEX_WAIT_SHARE));
   }
 
+  /**
+   * L: what the link is taken to carry. In bulk nothing is decided, and a link that was idle because the NAS was waited for may have all
+   * that it once carried; where QEMU may decide only what may be relied on counts.
+   */
+  get #linkBytesPerSecond(): number {
+    return this.inBulk
+      ? this.linkRate.bytesPerSecond
+      : this.linkRate.reliableBytesPerSecond(this.options.now());
+  }
+
   /** The index did not grow in time around a batch's hits: no batch waits for it any more. */
   indexTooSlow(): void {
     if (this.#indexTooSlow) return;
@@ -276,7 +286,7 @@ export class SourceMigration {
   get isFull(): boolean {
     if (this.windowBytes >= BULK_WINDOW_BYTES) return true;
     const queueSeconds = this.pace.queueMs / 1000;
-    const link = this.linkRate.reliableBytesPerSecond(this.options.now());
+    const link = this.#linkBytesPerSecond;
     if (link > 0 && this.linkRate.underWayBytes > Math.max(MIN_QUEUE_BYTES, link * queueSeconds)) return true;
     // What waits for the NAS must be read well within its deadline, also before its rate is known.
     const nas = this.nasBytesPerSecond;
@@ -335,7 +345,7 @@ export class SourceMigration {
     const nowMs = this.options.now();
     this.linkRate.arrived(linkBytes, nowMs, this.pace.queueMs);
     this.pace.learn(
-      this.linkRate.reliableBytesPerSecond(nowMs),
+      this.#linkBytesPerSecond,
       this.#resentRatio,
       // An idle link shows nothing when it is the destination that holds us up.
       this.linkRate.idle && !this.isFull,
