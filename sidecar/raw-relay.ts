@@ -20,9 +20,19 @@ export function relayRaw(
   return new Promise((resolve) => {
     let error: Error | undefined;
     let open = 2;
+    let linger: NodeJS.Timeout | undefined;
     const closed = (): void => {
       open -= 1;
-      if (open === 0) resolve(error);
+      if (open > 0) return;
+      clearTimeout(linger);
+      resolve(error);
+    };
+    const closeSoon = (): void => {
+      if (open === 0) return;
+      linger ??= setTimeout(() => {
+        left.destroy();
+        right.destroy();
+      }, LINGER_MS).unref();
     };
     for (const [from, to] of [
       [left, right],
@@ -33,14 +43,7 @@ export function relayRaw(
         if (!to.write(bytes)) from.pause();
       });
       to.on('drain', () => from.resume());
-      from.on('end', () => {
-        to.end(() => {
-          setTimeout(() => {
-            from.destroy();
-            to.destroy();
-          }, LINGER_MS).unref();
-        });
-      });
+      from.on('end', () => to.end(closeSoon));
       from.on('error', (cause) => {
         error ??= cause;
       });

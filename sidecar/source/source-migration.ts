@@ -251,7 +251,7 @@ export class SourceMigration {
 
   /** While much may be under way, batches are large and may wait; nearer to QEMU's decision every byte in hand is downtime. */
   get inBulk(): boolean {
-    return this.pace.queueMs >= BULK_FROM_QUEUE_MS;
+    return isBulk(this.pace.queueMs);
   }
 
   /**
@@ -269,10 +269,8 @@ export class SourceMigration {
    * L: what the link is taken to carry. In bulk nothing is decided, and a link that was idle because the NAS was waited for may have all
    * that it once carried; where QEMU may decide only what may be relied on counts.
    */
-  get #linkBytesPerSecond(): number {
-    return this.inBulk
-      ? this.linkRate.bytesPerSecond
-      : this.linkRate.reliableBytesPerSecond(this.options.now());
+  #linkBytesPerSecond(inBulk: boolean): number {
+    return inBulk ? this.linkRate.bytesPerSecond : this.linkRate.reliableBytesPerSecond(this.options.now());
   }
 
   /** The index did not grow in time around a batch's hits: no batch waits for it any more. */
@@ -285,14 +283,15 @@ export class SourceMigration {
   /** True when as much is under way as memory, link, NAS and destination should have now; see {@link Pace.queueMs}. */
   get isFull(): boolean {
     if (this.windowBytes >= BULK_WINDOW_BYTES) return true;
-    const queueSeconds = this.pace.queueMs / 1000;
-    const link = this.#linkBytesPerSecond;
+    const { queueMs } = this.pace;
+    const queueSeconds = queueMs / 1000;
+    const link = this.#linkBytesPerSecond(isBulk(queueMs));
     if (link > 0 && this.linkRate.underWayBytes > Math.max(MIN_QUEUE_BYTES, link * queueSeconds)) return true;
     // What waits for the NAS must be read well within its deadline, also before its rate is known.
     const nas = this.nasBytesPerSecond;
     const nasBytes = Math.max(MIN_NAS_QUEUE_BYTES, nas * Math.min(queueSeconds, MAX_NAS_QUEUE_SECONDS));
     if (this.nasQueuedBytes > nasBytes) return true;
-    if (this.inBulk) return false;
+    if (isBulk(queueMs)) return false;
     // Nearer to QEMU's decision the destination counts too: what it did not take yet is downtime.
     return this.windowBytes > Math.max(MIN_WINDOW_BYTES, this.deliveryRate.bytesPerSecond * queueSeconds);
   }
@@ -345,7 +344,7 @@ export class SourceMigration {
     const nowMs = this.options.now();
     this.linkRate.arrived(linkBytes, nowMs, this.pace.queueMs);
     this.pace.learn(
-      this.#linkBytesPerSecond,
+      this.#linkBytesPerSecond(this.inBulk),
       this.#resentRatio,
       // An idle link shows nothing when it is the destination that holds us up.
       this.linkRate.idle && !this.isFull,
@@ -398,4 +397,8 @@ export class SourceMigration {
       for (const other of [...this.#connections]) other.fail(new OtherConnectionError(error));
     }
   }
+}
+
+function isBulk(queueMs: number): boolean {
+  return queueMs >= BULK_FROM_QUEUE_MS;
 }
