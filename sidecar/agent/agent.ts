@@ -268,10 +268,11 @@ export class Agent {
     }
   }
 
-  /** A connection that came when it could not be held (its socket was just lost) is not left waiting. */
+  /** A connection that came when it could not be held (its socket was just lost, or is not served yet) is not left waiting. */
   #settle(event: ArmingEvent): void {
     if (event.type === 'connection' && this.#state.phase === 'arming') {
-      this.#events.push({ type: 'declined', reason: 'SocketNotTaken', detail: 'the socket was made anew' });
+      const detail = 'the socket was made anew, or what serves it is not loaded yet';
+      this.#events.push({ type: 'declined', reason: 'SocketNotTaken', detail });
     }
     if (this.#state.phase === 'idle') this.#current = undefined;
   }

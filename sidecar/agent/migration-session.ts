@@ -144,7 +144,7 @@ export class MigrationSession {
         this.#log('framed', { connections: this.#connections });
       })
       .catch((error: unknown) => {
-        // Nothing was changed yet, and an armed target passes on what does not begin with HELLO.
+        // Nothing was changed yet: what a source sends as it is arrives. A source that frames has its HELLO refused by QEMU, which fails safe.
         this.startRaw('InternalError', messageOf(error));
       });
   }
