@@ -73,6 +73,18 @@ describe('the destination QEMU', () => {
   });
 });
 
+/** What arrives at the test's end of a connection. */
+function listenTo(socket: Socket): { bytes: number; ended: boolean } {
+  const heard = { bytes: 0, ended: false };
+  socket.on('data', (bytes: Buffer) => {
+    heard.bytes += bytes.length;
+  });
+  socket.on('end', () => {
+    heard.ended = true;
+  });
+  return heard;
+}
+
 describe('a sidecar that gives a raw connection up', () => {
   it('writes nothing into what QEMU reads', async () => {
     const { target, qemu } = await rig({
@@ -82,36 +94,22 @@ describe('a sidecar that gives a raw connection up', () => {
       onQemu: (socket) => void socket.resume(),
     });
     const origin = await qemu();
-    let read = 0;
-    let ended = false;
-    origin.on('data', (bytes: Buffer) => {
-      read += bytes.length;
-    });
-    origin.on('end', () => {
-      ended = true;
-    });
+    const heard = listenTo(origin);
     await feed(origin, migration.main);
     expect(await within(1000, () => target.rawReason === 'LinkVersion')).toBe(true);
     await sleep(50);
     target.abort(new ShutdownError());
-    expect(await within(2000, () => ended)).toBe(true);
-    expect(read).toBe(0);
+    expect(await within(2000, () => heard.ended)).toBe(true);
+    expect(heard.bytes).toBe(0);
   });
 
   it('nor to a source that never said HELLO', async () => {
     const { target, at } = await rig({ volumes: [volume], helloTimeoutMs: 100 });
     const stranger = connect({ path: at('target.sock'), allowHalfOpen: true });
     atEnd(() => stranger.destroy());
-    let read = 0;
-    let ended = false;
-    stranger.on('data', (bytes: Buffer) => {
-      read += bytes.length;
-    });
-    stranger.on('end', () => {
-      ended = true;
-    });
-    expect(await within(2000, () => ended)).toBe(true);
-    expect(read).toBe(0);
+    const heard = listenTo(stranger);
+    expect(await within(2000, () => heard.ended)).toBe(true);
+    expect(heard.bytes).toBe(0);
     expect(target.hasBegun).toBe(false);
   });
 });

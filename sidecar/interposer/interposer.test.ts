@@ -101,6 +101,15 @@ function armSource(interposer: Interposer) {
   return { armed, taken };
 }
 
+/** As armSource, with virt-handler's sockets made and the place of the stream's taken. */
+async function takeHandlers(interposer: Interposer) {
+  const source = armSource(interposer);
+  await listenAt(rpc, 'rpc');
+  await listenAt(stream, 'handler');
+  await taken(source.armed);
+  return source;
+}
+
 function relayMarked(socket: TakenSocket): void {
   socket.listener.on('connection', async (accepted: Socket) => {
     sockets.push(accepted);
@@ -436,10 +445,7 @@ function ownedBySomebodyElse(path: string): SocketDirectory {
 
 describe('afterwards', () => {
   it('cleans up when virt-handler removes the path', async () => {
-    const { armed, taken: sockets } = armSource(start());
-    await listenAt(rpc, 'rpc');
-    await listenAt(stream, 'handler');
-    await taken(armed);
+    const { armed, taken: sockets } = await takeHandlers(start());
     unlinkSync(at(stream));
     await vi.waitFor(() => expect(existsSync(at(original))).toBe(false));
     expect(existsSync(at(mark))).toBe(false);
@@ -481,20 +487,14 @@ describe('afterwards', () => {
   });
 
   it('relays who connected in the moment of the restoring', async () => {
-    const { armed } = armSource(start());
-    await listenAt(rpc, 'rpc');
-    await listenAt(stream, 'handler');
-    await taken(armed);
+    const { armed } = await takeHandlers(start());
     const answer = ask(stream);
     expect(await armed.restore()).toBe('restored');
     expect(await answer).toBe('via us: handler');
   });
 
   it('is too late to restore after a connection', async () => {
-    const { armed } = armSource(start());
-    await listenAt(rpc, 'rpc');
-    await listenAt(stream, 'handler');
-    await taken(armed);
+    const { armed } = await takeHandlers(start());
     await ask(stream);
     expect(await armed.restore()).toBe('too-late');
     expect(await ask(stream)).toBe('via us: handler');
@@ -512,10 +512,7 @@ describe('afterwards', () => {
   });
 
   it('lets nobody reach the original after a failed migration', async () => {
-    const { armed, taken: sockets } = armSource(start());
-    await listenAt(rpc, 'rpc');
-    await listenAt(stream, 'handler');
-    await taken(armed);
+    const { armed, taken: sockets } = await takeHandlers(start());
     await ask(stream);
     armed.close();
     expect(names()).toEqual([rpc]);
@@ -538,10 +535,7 @@ describe('afterwards', () => {
 
   it('gives everything back when it is stopped', async () => {
     const interposer = start();
-    const { armed } = armSource(interposer);
-    await listenAt(rpc, 'rpc');
-    await listenAt(stream, 'handler');
-    await taken(armed);
+    await takeHandlers(interposer);
     interposer.stop();
     expect(names()).toEqual([rpc, stream].sort());
     expect(await ask(stream)).toBe('handler');
@@ -549,10 +543,7 @@ describe('afterwards', () => {
 
   it('lets nobody reach the original when it is stopped after a connection', async () => {
     const interposer = start();
-    const { armed } = armSource(interposer);
-    await listenAt(rpc, 'rpc');
-    await listenAt(stream, 'handler');
-    await taken(armed);
+    await takeHandlers(interposer);
     await ask(stream);
     interposer.stop();
     expect(names()).toEqual([rpc]);
