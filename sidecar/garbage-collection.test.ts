@@ -11,7 +11,7 @@ it('with it, fewer collections for the same garbage', () => {
   const collections = (options: string[]): number => {
     const program = `
       const kept = Array.from({ length: 64 }, () => Buffer.alloc(1 << 20));
-      for (let i = 0; i < 2000; i++) kept[i % 64] = Buffer.allocUnsafeSlow(1 << 18);
+      for (let i = 0; i < 20_000; i++) kept[i % 64] = Buffer.allocUnsafeSlow(1 << 18);
       process.stdout.write(String(kept.length));`;
     const trace = execFileSync(process.execPath, [...options, '--trace-gc', '-e', program], {
       encoding: 'utf8',

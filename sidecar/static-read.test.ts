@@ -66,6 +66,29 @@ it('reads all bytes into one buffer, pauses, answers, and tells the end', async 
   expect(await more).toBe('still open');
 });
 
+it('reads to where it is told, which may be small and another place each time', async () => {
+  const { client, accepted } = await pair();
+  const places: Buffer[] = [];
+  let read = 0;
+  const onBytes = (bytes: Buffer) => {
+    const place = places.at(-1) as Buffer;
+    expect([bytes.buffer, bytes.byteOffset]).toEqual([place.buffer, place.byteOffset]);
+    places[places.length - 1] = bytes;
+    read += bytes.length;
+  };
+  const socket = readInPlace(accepted, onBytes, () => {
+    places.push(Buffer.allocUnsafeSlow(100 + 50_000 * (places.length % 3)));
+    return places.at(-1) as Buffer;
+  });
+  cleanups.push(() => socket.destroy());
+  const sent = Buffer.alloc(1_000_000);
+  for (let i = 0; i < sent.length; i += 4) sent.writeUInt32LE(i, i);
+  client.write(sent);
+  socket.resume();
+  await expect.poll(() => read).toBe(sent.length);
+  expect(Buffer.concat(places.slice(0, -1)).equals(sent)).toBe(true);
+});
+
 it('loses nothing of what was read before, however many pieces it came in, nor the end', async () => {
   const { client, accepted } = await pair();
   const sent = Buffer.alloc(5_000_000);

@@ -18,8 +18,13 @@ export function* bufferedIn(socket: Socket): Generator<Buffer> {
 /**
  * Goes on with an accepted socket that is paused and has no 'data' listener any more, after {@link bufferedIn}. `onBytes` gets views that die with the call.
  * The socket that is returned is paused, and takes the place of `accepted`, whose listeners stay behind.
+ * @param room memory for the next read, not empty, asked for at once and after each call of `onBytes`. By default one buffer.
  */
-export function readInPlace(accepted: Socket, onBytes: (bytes: Buffer) => void): Socket {
+export function readInPlace(
+  accepted: Socket,
+  onBytes: (bytes: Buffer) => void,
+  room: () => Buffer = oneBuffer(),
+): Socket {
   const holder = accepted as unknown as WithHandle;
   const handle = holder._handle;
   const movable = handle !== undefined && handle !== null && !accepted.destroyed && !accepted.readableEnded;
@@ -29,15 +34,14 @@ export function readInPlace(accepted: Socket, onBytes: (bytes: Buffer) => void):
     accepted.pause();
     return accepted;
   }
-  const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
   holder._handle = null;
   const options = {
     handle,
     allowHalfOpen: true,
     pauseOnCreate: true,
     onread: {
-      buffer,
-      callback: (count: number) => {
+      buffer: room,
+      callback: (count: number, buffer: Buffer) => {
         onBytes(buffer.subarray(0, count));
         return true;
       },
@@ -47,4 +51,45 @@ export function readInPlace(accepted: Socket, onBytes: (bytes: Buffer) => void):
   // The server counts its connections by the sockets that it made.
   socket.once('close', () => accepted.destroy());
   return socket;
+}
+
+/** What tells of a socket's end. */
+export interface EndListeners {
+  readonly end: () => void;
+  readonly error: (error: Error) => void;
+  readonly close: () => void;
+}
+
+export function listenForEnd(socket: Socket, { end, error, close }: EndListeners): void {
+  socket.on('end', end).on('error', error).on('close', close);
+}
+
+export function moveEnds(from: Socket, to: Socket, ends: EndListeners): void {
+  from.off('end', ends.end).off('error', ends.error).off('close', ends.close);
+  listenForEnd(to, ends);
+}
+
+/**
+ * Goes on with a socket that brings frames: whoever reads those copies what is kept, so one buffer serves. What was read already goes to
+ * `onBytes` first. `ends` move with it; the socket that is returned is paused.
+ */
+export function readFramesInPlace(
+  socket: Socket,
+  onBytes: (bytes: Buffer) => void,
+  ends: EndListeners,
+): Socket {
+  socket.pause();
+  socket.removeAllListeners('data');
+  for (const bytes of bufferedIn(socket)) onBytes(bytes);
+  const moved = readInPlace(socket, onBytes);
+  if (moved !== socket) moveEnds(socket, moved, ends);
+  return moved;
+}
+
+function oneBuffer(): () => Buffer {
+  let buffer: Buffer | undefined;
+  return () => {
+    buffer ??= Buffer.allocUnsafeSlow(READ_BYTES);
+    return buffer;
+  };
 }

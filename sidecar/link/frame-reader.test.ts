@@ -3,9 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { BatchEncoder } from './batch-encoder.ts';
 import { FrameReader } from './frame-reader.ts';
 import {
-  type BatchFrame,
   FRAME_BATCH,
-  FRAME_HELLO,
   FRAME_RETURN,
   type FrameAt,
   MAX_FRAME_BODY_BYTES,
@@ -326,55 +324,7 @@ describe('on a raw connection', () => {
   });
 });
 
-describe('memory of a batch', () => {
-  function keeper() {
-    const kept: BatchFrame[] = [];
-    const reader: FrameReader<'target'> = new FrameReader(
-      {
-        onFrame: (frame) => {
-          if (frame.type === FRAME_BATCH) kept.push(reader.keep(frame));
-          else expect(frame.type).toBe(FRAME_HELLO);
-        },
-      },
-      'target',
-    );
-    reader.push(sourceHello);
-    return { kept, reader };
-  }
-
-  it.each([[1], [1000], [1 << 22]])('kept frames stay as they were, pieces of %i', (length) => {
-    const { kept, reader } = keeper();
-    const sent = [batch(0, 3), batch(1, 30), batch(2, 2)];
-    for (const chunk of cut(Buffer.concat(sent), [length])) {
-      reader.push(chunk);
-      chunk.fill(0xee);
-    }
-    expect(kept.map((frame) => frame.number)).toEqual([0, 1, 2]);
-    kept.forEach((frame, i) => {
-      const body = Buffer.concat([frame.metaStored, frame.literalStored, frame.tag]);
-      expect(body.equals(sent[i]?.subarray(40) as Buffer)).toBe(true);
-    });
-  });
-
-  it('released memory is used again, once', () => {
-    const { kept, reader } = keeper();
-    for (const chunk of cut(batch(0), [100])) reader.push(chunk);
-    const first = kept[0] as BatchFrame;
-    reader.release(first);
-    expect(() => reader.release(first)).toThrow(expect.objectContaining({ code: 'NASMIG_LINK_MISUSE' }));
-    for (const chunk of cut(Buffer.concat([batch(1), batch(2)]), [100])) reader.push(chunk);
-    expect(kept[1]?.metaStored.buffer).toBe(first.metaStored.buffer);
-    expect(kept[2]?.metaStored.buffer).not.toBe(first.metaStored.buffer);
-  });
-
-  it('only the batch at hand can be kept', () => {
-    const { kept, reader } = keeper();
-    reader.push(batch(0));
-    expect(() => reader.keep(kept[0] as BatchFrame)).toThrow(
-      expect.objectContaining({ code: 'NASMIG_LINK_MISUSE' }),
-    );
-  });
-
+describe('bodies', () => {
   it('a reader tells whether it is within a frame', () => {
     const reader = new FrameReader<'target'>({ onFrame: () => {} }, 'target');
     expect(reader.midFrame).toBe(false);

@@ -3,8 +3,8 @@
 // LinkError, after which the reader is dead. Layout and rules: docs/link-protocol.md, "Frames".
 //
 // Bodies are handed to the sink as views: of the caller's chunk when the frame lies in it whole, else of one buffer that
-// the next frame overwrites. They are valid during the call; a BATCH may be kept longer with `keep`.
-// Memory: two buffers of at most 2 MiB + 64 KiB (one in use, one spare), besides the batches that are kept.
+// the next frame overwrites. They are valid during the call.
+// Memory: one buffer, as large as the largest body that came in pieces, at most 2 MiB + 64 KiB.
 import {
   BATCH_FIXED_BYTES,
   type BatchFrame,
@@ -152,11 +152,6 @@ export class FrameReader<R extends Role> {
   /** Collects a body that comes in pieces; its length is its capacity. */
   #store: Buffer = NO_BYTES;
   #storeFill = 0;
-  #spare: Buffer | undefined;
-  readonly #lent = new Set<ArrayBufferLike>();
-  /** The BATCH the sink is being called with, and its body. */
-  #current: BatchFrame | undefined;
-  #currentBody: Buffer = NO_BYTES;
   #rest: Buffer = NO_BYTES;
 
   #helloSeen = false;
@@ -193,41 +188,8 @@ export class FrameReader<R extends Role> {
     } catch (error) {
       this.#state = DEAD;
       this.#store = NO_BYTES;
-      this.#spare = undefined;
       throw error;
     }
-  }
-
-  /**
-   * Called from within onFrame with the BATCH at hand: gives the same frame with views that stay valid until `release`.
-   * Free when the frame came in pieces; copies the body (less than a socket chunk) when it did not.
-   */
-  keep(frame: BatchFrame): BatchFrame {
-    if (frame !== this.#current)
-      throw new LinkMisuseError('only the BATCH that is being delivered can be kept');
-    let kept = frame;
-    if (this.#currentBody.buffer === this.#store.buffer) {
-      this.#lent.add(this.#store.buffer);
-      this.#store = this.#spare ?? NO_BYTES;
-      this.#spare = undefined;
-    } else {
-      const owned = this.#take(this.#currentBody.length);
-      this.#currentBody.copy(owned, 0);
-      this.#lent.add(owned.buffer);
-      kept = this.#readBatch(owned.subarray(0, this.#currentBody.length));
-    }
-    this.#current = undefined;
-    return kept;
-  }
-
-  /** Gives the memory of a kept batch back; its views must not be used any more. */
-  release(frame: BatchFrame): void {
-    const memory = frame.metaStored.buffer;
-    if (!this.#lent.delete(memory))
-      throw new LinkMisuseError(`batch ${frame.number} is not kept, or was released before`);
-    if (this.#state === DEAD) return;
-    if (this.#spare === undefined || this.#spare.length < memory.byteLength)
-      this.#spare = Buffer.from(memory);
   }
 
   /** Called from within onFrame with HELLO on a connection that goes raw: what follows is QEMU's, see `takeRest`. */
@@ -282,21 +244,13 @@ export class FrameReader<R extends Role> {
     }
   }
 
-  /** A buffer of at least `bytes`, the spare one when it is large enough. */
-  #take(bytes: number): Buffer {
-    const spare = this.#spare;
-    if (spare !== undefined && spare.length >= bytes) {
-      this.#spare = undefined;
-      return spare;
-    }
-    // Three sizes, so that batches of slightly growing size do not each bring a new buffer.
+  #grow(): void {
+    const bytes = this.#bodyBytes;
+    if (this.#store.length >= bytes) return;
+    // Three sizes, so that bodies of slightly growing size do not each bring a new buffer.
     const capacity =
       bytes <= SMALL_BODY_BYTES ? SMALL_BODY_BYTES : bytes <= 512 * 1024 ? 512 * 1024 : MAX_FRAME_BODY_BYTES;
-    return Buffer.allocUnsafeSlow(capacity);
-  }
-
-  #grow(): void {
-    if (this.#store.length < this.#bodyBytes) this.#store = this.#take(this.#bodyBytes);
+    this.#store = Buffer.allocUnsafeSlow(capacity);
   }
 
   #readHeader(): void {
@@ -338,16 +292,12 @@ export class FrameReader<R extends Role> {
 
   #deliver(body: Buffer): void {
     const frame = this.#readFrame(body);
-    this.#current = frame.type === FRAME_BATCH ? frame : undefined;
-    this.#currentBody = body;
     this.#inSink = true;
     try {
       // readHeader has let only frames of the other side through, which is what FrameAt says.
       this.#sink.onFrame(frame as FrameAt<R>);
     } finally {
       this.#inSink = false;
-      this.#current = undefined;
-      this.#currentBody = NO_BYTES;
     }
     if (frame.type === FRAME_ABORT || frame.type === FRAME_END_ACK) this.#state = DROP;
   }

@@ -2,11 +2,11 @@ import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { BlockReader, type BlockRun, type ReadOutcome } from './block-reader.ts';
 import { MemoryVolume, patternBlocks } from './memory-volume.ts';
 import { BlockRangeError } from './nas-error.ts';
-import { BLOCK_BYTES, openVolume } from './volume.ts';
+import { alignedMemory, BLOCK_BYTES, openVolume } from './volume.ts';
 
 const DONE: Omit<ReadOutcome, 'pages'> = { missingCount: 0, missing: null, failure: null, failedVolume: -1 };
 
@@ -65,6 +65,24 @@ describe('BlockReader', () => {
     [10, 11, 12, 13, 14, 12, 13, 14, 15].forEach((block, i) => {
       expect(isBlock(volume, block, destination, i * BLOCK_BYTES)).toBe(true);
     });
+  });
+
+  it('lets the kernel read into aligned memory itself, each read to its place, and says what is missing', async () => {
+    const volume = new MemoryVolume('a', patternBlocks(100));
+    const reader = new BlockReader({ volumes: [volume], maxReadBytes: 16 * BLOCK_BYTES });
+    const destination = alignedMemory(40 * BLOCK_BYTES);
+    const read = vi.spyOn(volume, 'read');
+    expect(await reader.readAligned(0, 10, 40, destination)).toEqual({ pages: 40, ...DONE });
+    const wanted = volume.content.subarray(10 * BLOCK_BYTES, 50 * BLOCK_BYTES);
+    expect(Buffer.compare(destination.subarray(0, 40 * BLOCK_BYTES), wanted)).toBe(0);
+    expect(read.mock.calls.map(([into]) => into.buffer === destination.buffer)).toEqual([
+      true,
+      true,
+      true,
+      true,
+    ]);
+    volume.endBytes = 49 * BLOCK_BYTES;
+    expect(missingPages(await reader.readAligned(0, 10, 40, destination))).toEqual([39]);
   });
 
   it('cuts long runs at multiples of the largest read, and bounds the reads in flight', async () => {

@@ -1,7 +1,8 @@
 // Reads the blocks of a batch from the volumes: sorted, coalesced, in parallel, into a bounded slab of aligned memory, and from there to
 // where each page belongs. Work is done per run, never per page, except for the copy of pages that do not lie together.
-// Guarantees: a request always ends by its deadline, whatever the NAS does; after that nothing is written to its destination; memory
-// that the kernel may still write to is not used again before the kernel is done with it; at most maxInFlight reads are outstanding.
+// Guarantees: a request always ends by its deadline, whatever the NAS does; after that nothing is written to its destination (but for
+// readAligned, which says so); memory of the slab that the kernel may still write to is not used again before the kernel is done with it;
+// at most maxInFlight reads are outstanding.
 // Reads run in libuv's pool, whose size (UV_THREADPOOL_SIZE, before the process starts) must be at least the sum of all readers'.
 import { LatencyHistogram } from './latency-histogram.ts';
 import {
@@ -99,6 +100,8 @@ interface Job {
   readonly firstPage: number[];
   readonly pages: number;
   readonly destination: Buffer;
+  /** The kernel reads into the destination itself, which is one run. */
+  readonly straight: boolean;
   readonly plan: Plan;
   readonly resolve: (outcome: ReadOutcome) => void;
   readonly timer: NodeJS.Timeout;
@@ -204,6 +207,34 @@ export class BlockReader {
     destination: Uint8Array,
     deadlineMs = this.#deadlineMs,
   ): Promise<ReadOutcome> {
+    return this.#start(runs, destination, deadlineMs, false);
+  }
+
+  /**
+   * As {@link readBlocks} for `count` blocks from `block` on, without a copy: the kernel reads into `destination`, which must be of
+   * {@link alignedMemory}. After an outcome with a failure the kernel may still write to it, so that it must not be used again.
+   */
+  readAligned(
+    volume: number,
+    block: number,
+    count: number,
+    destination: Uint8Array,
+    deadlineMs = this.#deadlineMs,
+  ): Promise<ReadOutcome> {
+    return this.#start(
+      [{ volume, block, count, offset: 0, stride: BLOCK_BYTES }],
+      destination,
+      deadlineMs,
+      true,
+    );
+  }
+
+  #start(
+    runs: readonly BlockRun[],
+    destination: Uint8Array,
+    deadlineMs: number,
+    straight: boolean,
+  ): Promise<ReadOutcome> {
     const firstPage = this.#check(runs, destination);
     const pages = firstPage[runs.length] as number;
     if (pages === 0) {
@@ -219,6 +250,7 @@ export class BlockReader {
         firstPage,
         pages,
         destination: Buffer.from(destination.buffer, destination.byteOffset, destination.byteLength),
+        straight,
         plan,
         resolve,
         timer,
@@ -367,7 +399,7 @@ export class BlockReader {
     const volume = this.#volumes[volumeIndex] as BlockVolume;
     const position = (job.plan.readBlock[read] as number) * BLOCK_BYTES;
     const length = (job.plan.readBlocks[read] as number) * BLOCK_BYTES;
-    const memory = this.#slices[slice] as Buffer;
+    const memory = job.straight ? straightPlace(job, read, length) : (this.#slices[slice] as Buffer);
     const startedAt = this.#now();
     if (this.#free.length === this.#slices.length - 1) this.#busySince = startedAt;
     this.#reads++;
@@ -419,7 +451,8 @@ export class BlockReader {
       const at = run.block + skip - first;
       const blocks = plan.pieceBlocks[piece] as number;
       const there = Math.max(0, Math.min(blocks, got - at));
-      copyPages(memory, at * BLOCK_BYTES, there, destination, run.offset + skip * run.stride, run.stride);
+      if (!job.straight)
+        copyPages(memory, at * BLOCK_BYTES, there, destination, run.offset + skip * run.stride, run.stride);
       if (there < blocks) this.#markMissing(job, piece, there);
     }
   }
@@ -474,6 +507,12 @@ export class BlockReader {
   #name(volume: number | undefined): string {
     return this.#volumes[volume ?? -1]?.name ?? '?';
   }
+}
+
+/** Where a read of a job without copies goes. */
+function straightPlace({ plan, runs, destination }: Job, read: number, length: number): Buffer {
+  const offset = ((plan.readBlock[read] as number) - (runs[0] as BlockRun).block) * BLOCK_BYTES;
+  return destination.subarray(offset, offset + length);
 }
 
 function firstOpenRead(job: Job): number {

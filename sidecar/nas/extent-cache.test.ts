@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type HashSeed, PageHasher } from '../index/page-hash.ts';
 import { BlockReader } from './block-reader.ts';
 import { ExtentCache } from './extent-cache.ts';
@@ -31,6 +31,10 @@ function setUp(extents: number) {
   };
   return { volume, cache, fetch, readAt, block, hashOf };
 }
+
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 describe('ExtentCache', () => {
   it('reads once what was fetched before, also across extents and with gaps between the pages', async () => {
@@ -137,5 +141,34 @@ describe('ExtentCache', () => {
     await readAt(0, 1);
     await readAt(20, 1);
     expect(volume.reads).toHaveLength(2);
+  });
+
+  it('does not use memory again that a read given up may still write to', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { volume, fetch, readAt, block } = setUp(2);
+    volume.held = true;
+    const late = fetch(0, 16);
+    vi.advanceTimersByTime(5000);
+    expect(await late).toBeUndefined();
+    volume.held = false;
+    await fetch(16, 16);
+    volume.release();
+    const { destination } = await readAt(20, 1);
+    expect(Buffer.compare(destination, block(20))).toBe(0);
+  });
+
+  it('answers when all of its memory is with reads that were given up, and keeps nothing then', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { volume, fetch, readAt, hashOf } = setUp(1);
+    volume.held = true;
+    const late = [fetch(0, 16), fetch(16, 16)];
+    vi.advanceTimersByTime(5000);
+    expect(await Promise.all(late)).toEqual([undefined, undefined]);
+    volume.held = false;
+    const fetched = await fetch(32, 16);
+    expect([fetched?.hi[15], fetched?.lo[15]]).toEqual(hashOf(47));
+    volume.reads.length = 0;
+    await readAt(40, 1);
+    expect(volume.reads).toHaveLength(1);
   });
 });

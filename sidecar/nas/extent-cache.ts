@@ -6,10 +6,10 @@
 import { type BlockHashes, hashPages } from '../index/block-hashes.ts';
 import { type HashSeed, isSameSeed, type PageHasher } from '../index/page-hash.ts';
 import type { BlockReader, BlockRun, ReadOutcome } from './block-reader.ts';
-import { BLOCK_BYTES } from './volume.ts';
+import { alignedMemory, BLOCK_BYTES } from './volume.ts';
 
 export interface ExtentCacheOptions {
-  readonly reader: Pick<BlockReader, 'readBlocks'>;
+  readonly reader: Pick<BlockReader, 'readBlocks' | 'readAligned'>;
   /** Memory for extents and their hashes. */
   readonly maxBytes: number;
   /** Only what begins at a multiple of this and is no longer is kept. */
@@ -38,18 +38,19 @@ const HASH_BYTES = 8;
 const GROWTH_DEADLINE_MS = 5000;
 
 export class ExtentCache {
-  readonly #reader: Pick<BlockReader, 'readBlocks'>;
+  readonly #reader: Pick<BlockReader, 'readBlocks' | 'readAligned'>;
   readonly #extentBlocks: number;
   readonly #maxExtents: number;
   /** By volume and number of the extent, the least recently used first. */
   readonly #extents = new Map<number, Extent>();
-  readonly #spare: Buffer[] = [];
+  readonly #memory: ExtentMemory;
   #blocksReused = 0;
 
   constructor(options: ExtentCacheOptions) {
     this.#reader = options.reader;
     this.#extentBlocks = options.extentBlocks;
     this.#maxExtents = Math.floor(options.maxBytes / (options.extentBlocks * (BLOCK_BYTES + HASH_BYTES)));
+    this.#memory = new ExtentMemory(options.extentBlocks * BLOCK_BYTES, this.#maxExtents);
   }
 
   /** Blocks that were not read because they were here. */
@@ -64,17 +65,38 @@ export class ExtentCache {
     count: number,
     hasher: PageHasher,
   ): Promise<BlockHashes | undefined> {
-    const kept = block % this.#extentBlocks === 0 && count <= this.#extentBlocks && this.#maxExtents > 0;
-    const buffer =
-      (kept ? this.#spare.pop() : undefined) ??
-      Buffer.allocUnsafeSlow((kept ? this.#extentBlocks : count) * BLOCK_BYTES);
-    const run = { volume, block, count, offset: 0, stride: BLOCK_BYTES };
-    const outcome = await this.#reader.readBlocks([run], buffer, GROWTH_DEADLINE_MS);
+    const buffer = this.#isKept(block, count) ? this.#memory.take() : undefined;
+    if (buffer === undefined) return this.#readAside(volume, block, count, hasher);
+    const outcome = await this.#reader.readAligned(
+      volume,
+      block,
+      count,
+      buffer.subarray(0, count * BLOCK_BYTES),
+      GROWTH_DEADLINE_MS,
+    );
+    // The kernel may still write to the buffer, so nobody gets it again.
     if (outcome.failure !== null) return undefined;
     const hashes = hashPages(hasher, buffer, count);
     const extent = { buffer, blocks: count, seed: hasher.seed, hashes, left: count };
-    if (kept) this.#keep(this.#key(volume, block), extent);
+    this.#keep(this.#key(volume, block), extent);
     return hashes;
+  }
+
+  #isKept(block: number, count: number): boolean {
+    return block % this.#extentBlocks === 0 && count <= this.#extentBlocks;
+  }
+
+  /** For blocks that are not kept, also because too many reads hold memory that never came back. */
+  async #readAside(
+    volume: number,
+    block: number,
+    count: number,
+    hasher: PageHasher,
+  ): Promise<BlockHashes | undefined> {
+    const buffer = Buffer.allocUnsafeSlow(count * BLOCK_BYTES);
+    const run = { volume, block, count, offset: 0, stride: BLOCK_BYTES };
+    const outcome = await this.#reader.readBlocks([run], buffer, GROWTH_DEADLINE_MS);
+    return outcome.failure === null ? hashPages(hasher, buffer, count) : undefined;
   }
 
   /** As {@link BlockReader.readBlocks}, but for blocks that are here. Their hashes go to `known`, where its seed is theirs. */
@@ -129,7 +151,7 @@ export class ExtentCache {
     extent.left -= count;
     this.#blocksReused += count;
     if (extent.left > 0) this.#extents.set(key, extent);
-    else this.#spare.push(extent.buffer);
+    else this.#memory.give(extent.buffer);
     return extent;
   }
 
@@ -137,17 +159,46 @@ export class ExtentCache {
     const before = this.#extents.get(key);
     if (before !== undefined) {
       this.#extents.delete(key);
-      this.#spare.push(before.buffer);
+      this.#memory.give(before.buffer);
     }
     this.#extents.set(key, extent);
     if (this.#extents.size <= this.#maxExtents) return;
     const [oldest, dropped] = this.#extents.entries().next().value as [number, Extent];
     this.#extents.delete(oldest);
-    this.#spare.push(dropped.buffer);
+    this.#memory.give(dropped.buffer);
   }
 
   #key(volume: number, block: number): number {
     return volume * 2 ** 32 + Math.floor(block / this.#extentBlocks);
+  }
+}
+
+/**
+ * Aligned memory for extents: for those that are kept, and as many again while they are read. It becomes resident as it is used,
+ * and what was given back last is used first.
+ */
+class ExtentMemory {
+  readonly #extentBytes: number;
+  readonly #places: number;
+  readonly #free: Buffer[] = [];
+  #slab: Uint8Array | undefined;
+  #used = 0;
+
+  constructor(extentBytes: number, extents: number) {
+    this.#extentBytes = extentBytes;
+    this.#places = 2 * extents;
+  }
+
+  /** Undefined when all is out. */
+  take(): Buffer | undefined {
+    const free = this.#free.pop();
+    if (free !== undefined || this.#used === this.#places) return free;
+    this.#slab ??= alignedMemory(this.#places * this.#extentBytes);
+    return Buffer.from(this.#slab.buffer, this.#used++ * this.#extentBytes, this.#extentBytes);
+  }
+
+  give(buffer: Buffer): void {
+    this.#free.push(buffer);
   }
 }
 

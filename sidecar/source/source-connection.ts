@@ -63,7 +63,7 @@ import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
 import { differingPages } from '../link/page-digest.ts';
 import { PatchEncoder } from '../link/patch-body.ts';
 import { endLingering, relayRaw } from '../raw-relay.ts';
-import { bufferedIn, readInPlace } from '../static-read.ts';
+import { bufferedIn, type EndListeners, listenForEnd, moveEnds, readInPlace } from '../static-read.ts';
 import { CONNECTION_KIND_BYTES, connectionKind } from '../stream/connection-kind.ts';
 import { MainChannelFinder } from '../stream/main-channel.ts';
 import { MultifdChannelFinder } from '../stream/multifd-channel.ts';
@@ -186,21 +186,17 @@ export class SourceConnection implements PageSink {
       silent: (silentMs) => this.fail(new LinkSilentError(silentMs, 'an answer to PING')),
     });
     qemu.on('data', (bytes: Buffer) => this.#guard(() => this.#onQemuBytes(bytes)));
-    this.#listenForEnd(qemu);
+    listenForEnd(qemu, this.#qemuEnds);
   }
-
-  #listenForEnd(qemu: Socket): void {
-    qemu.on('end', this.#ended);
-    qemu.on('error', this.#broke);
-    qemu.on('close', this.#gone);
-  }
-  readonly #ended = (): void => this.#guard(() => this.#onQemuEnd());
-  readonly #broke = (error: Error): void => this.#guard(() => this.#onQemuError(error));
-  readonly #gone = (): void =>
-    this.#guard(() => {
-      if (this.#state === 'opening' || this.#state === 'greeting' || this.#state === 'framed')
-        this.#onQemuEnd();
-    });
+  readonly #qemuEnds: EndListeners = {
+    end: () => this.#guard(() => this.#onQemuEnd()),
+    error: (error) => this.#guard(() => this.#onQemuError(error)),
+    close: () =>
+      this.#guard(() => {
+        if (this.#state === 'opening' || this.#state === 'greeting' || this.#state === 'framed')
+          this.#onQemuEnd();
+      }),
+  };
 
   /** Decides framed or raw by the first bytes, connects to the target sidecar, and resolves when HELLO was answered. */
   async open(): Promise<void> {
@@ -365,7 +361,7 @@ export class SourceConnection implements PageSink {
     if (this.#qemuEnded) this.#finish();
   }
 
-  /** From here on a socket's bytes are copied as they come, so one buffer serves for all reads. */
+  /** From here on a socket's bytes are read to where batches are cut from. */
   #readInPlace(): void {
     const accepted = this.#qemu;
     if (this.#qemuEnded || accepted.destroyed) return;
@@ -374,12 +370,15 @@ export class SourceConnection implements PageSink {
       this.#migration.pace.take(bytes.length, this.#migration.options.now());
       this.#collect(bytes, true);
     }
-    this.#qemu = readInPlace(accepted, (bytes) => this.#guard(() => this.#onQemuBytes(bytes)));
+    this.#qemu = readInPlace(
+      accepted,
+      (bytes) => this.#guard(() => this.#onQemuBytes(bytes)),
+      () => this.#batcher.room(),
+    );
     // Also where it stays the accepted one: what was buffered may have let it go on.
     this.#qemuPaused = true;
     if (this.#qemu === accepted) return;
-    accepted.off('end', this.#ended).off('error', this.#broke).off('close', this.#gone);
-    this.#listenForEnd(this.#qemu);
+    moveEnds(accepted, this.#qemu, this.#qemuEnds);
   }
 
   /** What was held back, as it is. */
@@ -436,7 +435,7 @@ export class SourceConnection implements PageSink {
       }
       if (parse) this.#finder?.push(taken === bytes.length ? bytes : bytes.subarray(at, at + taken));
       at += taken;
-      if (this.#flushWanted) {
+      if (this.#flushWanted || this.#batcher.isFull(this.#migration.batchBytes)) {
         this.#flushWanted = false;
         this.#cut();
       }

@@ -100,4 +100,80 @@ describe('StreamBatcher', () => {
       { numRuns: 60 },
     );
   });
+
+  it('gives back exactly the stream when it is read into its room, with cuts while a read is under way, on memory that is used again', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 1, max: 300_000 }), { minLength: 1, maxLength: 60 }),
+        fc.array(fc.nat(9), { minLength: 1, maxLength: 20 }),
+        fc.constantFrom(16 * 1024, 200_000, BULK_BATCH_BYTES),
+        (reads, choices, batchBytes) => {
+          const pool = new AssemblyPool(8 * BULK_BATCH_BYTES);
+          const batcher = new StreamBatcher(pool);
+          const under: StreamBatch[] = [];
+          let sent = 0;
+          let acknowledged = 0;
+          const cut = (): void => {
+            const batch = batcher.cut();
+            if (batch !== undefined) under.push(batch);
+          };
+          const acknowledge = (): void => {
+            for (const batch of under.splice(0)) {
+              expect(batch.streamOffset).toBe(acknowledged);
+              expect(Buffer.compare(batch.bytes, pattern(acknowledged, batch.bytes.length))).toBe(0);
+              acknowledged += batch.bytes.length;
+              // As another connection would.
+              new Uint8Array(batch.bytes.buffer).fill(0xee);
+              pool.give(batch.bytes);
+            }
+          };
+          reads.forEach((most, i) => {
+            const room = batcher.room();
+            expect(room.length).toBeGreaterThanOrEqual(PAGE_BYTES);
+            const choice = choices[i % choices.length] as number;
+            if (choice < 3) cut();
+            if (choice % 2 === 0) acknowledge();
+            const read = room.subarray(0, Math.min(most, room.length));
+            read.set(pattern(sent, read.length));
+            sent += read.length;
+            for (let at = 0; at < read.length; ) {
+              const taken = batcher.append(read, at, batchBytes);
+              at += taken;
+              if (taken === 0 || choice === 5 || batcher.isFull(batchBytes)) cut();
+            }
+          });
+          cut();
+          acknowledge();
+          expect(acknowledged).toBe(sent);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  it('does not take bytes that were read elsewhere while a read is under way', () => {
+    const batcher = new StreamBatcher(new AssemblyPool(4 * BULK_BATCH_BYTES));
+    const room = batcher.room();
+    expect(() => batcher.append(Buffer.alloc(10), 0, BULK_BATCH_BYTES)).toThrow(RangeError);
+    expect(batcher.append(room.subarray(0, 10), 0, BULK_BATCH_BYTES)).toBe(10);
+    expect(batcher.append(Buffer.alloc(10), 0, BULK_BATCH_BYTES)).toBe(10);
+  });
+
+  it('copies nothing of a full batch that was read into its room', () => {
+    const batcher = new StreamBatcher(new AssemblyPool(4 * BULK_BATCH_BYTES));
+    const places = new Set<ArrayBufferLike>();
+    while (!batcher.isFull(BULK_BATCH_BYTES)) {
+      const room = batcher.room();
+      places.add(room.buffer);
+      batcher.append(room.subarray(0, 200_000), 0, BULK_BATCH_BYTES);
+    }
+    expect([...places]).toEqual([batcher.cut()?.bytes.buffer]);
+  });
 });
+
+/** Bytes of a stream without pages, from `offset` on. */
+function pattern(offset: number, length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  for (let i = 0; i < length; i++) bytes[i] = ((offset + i) * 31) >>> 3;
+  return bytes;
+}

@@ -53,12 +53,19 @@ export class AssemblyPool {
   }
 }
 
+/** The next read gets at least this, where what is held leaves it. */
+const LEAST_ROOM_BYTES = 64 * 1024;
+
 export class StreamBatcher {
   readonly #pool: AssemblyPool;
   #assembly: Uint8Array;
+  /** Where what is held begins in the assembly, and how much it is. */
+  #base = 0;
   #length = 0;
-  /** Stream offset of assembly[0]. */
+  /** Stream offset of what is held. */
   #start = 0;
+  /** The kernel may write behind what is held at any time: neither that nor the assembly may go elsewhere. */
+  #roomIsOut = false;
   /** Pages announced and not yet cut, as stream offsets; a queue in [#head, #tail). */
   #announced = new Float64Array(1024);
   #head = 0;
@@ -74,17 +81,58 @@ export class StreamBatcher {
     return this.#length;
   }
 
-  /** Copies as much of `chunk` from `at` on as fits below `batchBytes` and returns how much that was; 0 means: cut first. */
+  /** True when a cut is due: the batch is as large as it may be, or a read would have little room behind it. */
+  isFull(batchBytes: number): boolean {
+    const behind = this.#assembly.length - this.#base - this.#length;
+    return this.#roomFor(batchBytes) <= 0 || (this.#base > 0 && behind < LEAST_ROOM_BYTES);
+  }
+
+  /**
+   * Memory for the next read, behind what is held; it is not empty when a full batch is cut at once. Until the bytes that were read are appended
+   * nothing else can be.
+   */
+  room(): Buffer {
+    if (this.#assembly.length - this.#base - this.#length < LEAST_ROOM_BYTES) this.#moveToBeginning();
+    this.#roomIsOut = true;
+    const { buffer, byteOffset, byteLength } = this.#assembly;
+    const held = this.#base + this.#length;
+    return Buffer.from(buffer, byteOffset + held, byteLength - held);
+  }
+
+  /**
+   * Takes as much of `chunk` from `at` on as fits below `batchBytes`, by a copy unless it was read into {@link room}, and returns how much that
+   * was; 0 means: cut first.
+   */
   append(chunk: Uint8Array, at: number, batchBytes: number): number {
-    const room = Math.min(this.#assembly.length, Math.max(batchBytes, 2 * PAGE_BYTES)) - this.#length;
-    const taken = Math.min(room, chunk.length - at);
+    const isInPlace = this.#isInPlace(chunk, at);
+    if (this.#roomIsOut && !isInPlace)
+      throw new RangeError(`${chunk.length} bytes that were read elsewhere while there is room for a read`);
+    this.#roomIsOut = false;
+    const taken = Math.min(this.#roomFor(batchBytes), chunk.length - at);
     if (taken <= 0) return 0;
-    this.#assembly.set(
-      at === 0 && taken === chunk.length ? chunk : chunk.subarray(at, at + taken),
-      this.#length,
-    );
+    if (!isInPlace) {
+      if (this.#base + this.#length + taken > this.#assembly.length) this.#moveToBeginning();
+      this.#assembly.set(
+        at === 0 && taken === chunk.length ? chunk : chunk.subarray(at, at + taken),
+        this.#base + this.#length,
+      );
+    }
     this.#length += taken;
     return taken;
+  }
+
+  #roomFor(batchBytes: number): number {
+    return Math.min(this.#assembly.length, Math.max(batchBytes, 2 * PAGE_BYTES)) - this.#length;
+  }
+
+  #isInPlace(chunk: Uint8Array, at: number): boolean {
+    const { buffer, byteOffset } = this.#assembly;
+    return chunk.buffer === buffer && chunk.byteOffset + at === byteOffset + this.#base + this.#length;
+  }
+
+  #moveToBeginning(): void {
+    this.#assembly.copyWithin(0, this.#base, this.#base + this.#length);
+    this.#base = 0;
   }
 
   /** The page finder found `count` pages that follow one another from `streamOffset` on; their bytes may still be to come. */
@@ -125,20 +173,21 @@ export class StreamBatcher {
     this.#tail = 0;
   }
 
-  /** Gives the first `length` bytes away and keeps the rest at the beginning of the assembly buffer. */
+  /** Gives the first `length` bytes away and keeps the rest. */
   #handOver(length: number): Uint8Array {
     const rest = this.#length - length;
-    if (length < COPY_OUT_BYTES) {
-      const copy = this.#pool.copy(this.#assembly.subarray(0, length));
-      this.#assembly.copyWithin(0, length, this.#length);
-      this.#length = rest;
-      return copy;
+    const bytes = this.#assembly.subarray(this.#base, this.#base + length);
+    this.#length = rest;
+    if (length < COPY_OUT_BYTES || this.#roomIsOut) {
+      this.#base += length;
+      return this.#pool.copy(bytes);
     }
     const full = this.#assembly;
+    const restAt = this.#base + length;
     this.#assembly = this.#pool.take();
-    this.#assembly.set(full.subarray(length, this.#length));
-    this.#length = rest;
-    return full.subarray(0, length);
+    this.#assembly.set(full.subarray(restAt, restAt + rest));
+    this.#base = 0;
+    return bytes;
   }
 
   #makeRoom(count: number): void {

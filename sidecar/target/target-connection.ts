@@ -77,6 +77,7 @@ import { PatchDecoder } from '../link/patch-body.ts';
 import type { BlockRun, ReadOutcome } from '../nas/block-reader.ts';
 import type { KnownHashes } from '../nas/extent-cache.ts';
 import { endLingering, relayRaw } from '../raw-relay.ts';
+import { type EndListeners, listenForEnd, readFramesInPlace } from '../static-read.ts';
 import type { TargetMigration } from './target-migration.ts';
 
 const NO_BYTES = Buffer.alloc(0);
@@ -99,7 +100,7 @@ type State = 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
 
 export class TargetConnection {
   readonly #migration: TargetMigration;
-  readonly #link: Socket;
+  #link: Socket;
   #qemu: Socket | undefined;
   #isProven = false;
   /** First bytes, until it is clear whose they are. */
@@ -147,11 +148,14 @@ export class TargetConnection {
       helloTimeoutMs,
     );
     link.on('data', (bytes: Buffer) => this.#onLinkBytes(bytes));
-    link.on('error', (error) => this.fail(new LinkClosedError(this.#state, error)));
-    link.on('end', () => this.#onLinkClose());
-    link.on('close', () => this.#onLinkClose());
+    listenForEnd(link, this.#linkEnds);
     link.resume();
   }
+  readonly #linkEnds: EndListeners = {
+    error: (error) => this.fail(new LinkClosedError(this.#state, error)),
+    end: () => this.#onLinkClose(),
+    close: () => this.#onLinkClose(),
+  };
 
   /** Its HELLO showed that it belongs to this migration. */
   get isProven(): boolean {
@@ -316,6 +320,7 @@ export class TargetConnection {
     qemu.on('error', (error) => this.#guard(() => this.#onQemuGone(error)));
     qemu.on('close', () => this.#guard(() => this.#onQemuGone(undefined)));
     this.#grantCredit();
+    this.#link = readFramesInPlace(this.#link, (bytes) => this.#onLinkBytes(bytes), this.#linkEnds);
     this.#link.resume();
   }
 

@@ -144,18 +144,12 @@ function checkCanary(destination: Buffer, bytes: Buffer): void {
 /** What a target does with the frames of a source, but for NAS, tag and QEMU. */
 class TargetSide {
   readonly summary = new Summary();
-  readonly #mayKeep: Random;
-  readonly reader: FrameReader<'target'>;
+  readonly reader = new FrameReader<'target'>({ onFrame: (frame) => this.#onFrame(frame) }, 'target');
   #decoder = new BatchDecoder([]);
   #volumeBlocks: readonly number[] = [];
   readonly #patchDecoder = new PatchDecoder();
   readonly #open: Open[] = [];
   #batches = 0;
-
-  constructor(mayKeep: Random) {
-    this.#mayKeep = mayKeep;
-    this.reader = new FrameReader({ onFrame: (frame) => this.#onFrame(frame) }, 'target');
-  }
 
   #onFrame(frame: FrameAt<'target'>): void {
     const { summary } = this;
@@ -167,11 +161,7 @@ class TargetSide {
         return;
       }
       case FRAME_BATCH: {
-        if (this.#mayKeep() < 0.3) {
-          const kept = this.reader.keep(frame);
-          this.#onBatch(kept);
-          this.reader.release(kept);
-        } else this.#onBatch(frame);
+        this.#onBatch(frame);
         return;
       }
       case FRAME_PATCH:
@@ -388,13 +378,12 @@ function checkLengths(input: Uint8Array): void {
   }
 }
 
-function runSide(input: Uint8Array, make: (random: Random) => Side): string {
+function runSide(input: Uint8Array, make: () => Side): string {
   const random = seededRandom(digestOf(input));
-  const never: Random = () => 1;
-  const whole = make(never);
+  const whole = make();
   const answer = readWith(whole, [Buffer.from(input)], false);
   if (answer === 'read') checkLengths(input);
-  const parts = make(random);
+  const parts = make();
   const again = readWith(parts, pieces(input, random), true);
   must(answer === again, () => `${answer} when read at once, ${again} in pieces`);
   must(
@@ -639,7 +628,7 @@ export const linkAtTarget: FuzzTarget = {
   run: (input) => {
     const opening = classifyOpening(input);
     must(input.length < 12 || opening !== 'undecided', () => 'twelve bytes do not decide');
-    return runSide(input, (random) => new TargetSide(random) as unknown as Side);
+    return runSide(input, () => new TargetSide() as unknown as Side);
   },
   hot: frameHeads,
   mutate: mutateFrames,
