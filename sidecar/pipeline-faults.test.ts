@@ -283,11 +283,20 @@ describe('links that break', () => {
       let closed = 0;
       origin.forEach((socket, i) => {
         socket.resume();
-        // The sidecar destroys its end: QEMU reads an end or an error, and its writes fail.
         socket.on('end', () => socket.destroy()).on('close', () => closed++);
         void feed(socket, streams[i] as Uint8Array);
       });
-      expect(await within(3000, () => closed === origin.length)).toBe(true);
+      const [main, ...channels] = origin as [Socket, ...Socket[]];
+      // The sidecar destroys its end of main: QEMU reads an end or an error, and its writes fail. Then it closes its channels.
+      expect(await within(3000, () => main.destroyed)).toBe(true);
+      expect(channels.map(({ destroyed }) => destroyed)).toEqual(channels.map(() => false));
+      // Until then they take what it writes: its threads must not end, nor wait, at a SYNC (docs/adr/0018).
+      await Promise.all(
+        channels.map((channel) => new Promise((taken) => channel.write(Buffer.alloc(MIB), taken))),
+      );
+      expect(source.connections).toBe(channels.length);
+      for (const channel of channels) channel.destroy();
+      expect(await within(500, () => closed === origin.length)).toBe(true);
       expect(await within(2500, () => source.connections + target.connections === 0)).toBe(true);
       expect(source.failure).toBeDefined();
       const got = received.reduce((sum, chunks) => sum + chunks.reduce((n, one) => n + one.length, 0), 0);

@@ -76,3 +76,11 @@ export function endLingering(socket: Socket): void {
   socket.once('end', () => socket.destroySoon());
   socket.once('close', () => clearTimeout(timer));
 }
+
+/** Reads and drops what comes, so that the peer is not held up, until it closes or the time is over. */
+export function drainUntilClosed(socket: Socket, limitMs: number): void {
+  const timer = setTimeout(() => socket.destroy(), limitMs).unref();
+  socket.once('end', () => socket.destroy());
+  socket.once('close', () => clearTimeout(timer));
+  socket.resume();
+}

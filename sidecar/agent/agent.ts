@@ -2,6 +2,7 @@
 // pod's volumes and their index. Every decision that depends on messages is stepArming's; here its effects find their way.
 // Without a hub, without volumes, with a directory that is somebody else's: it runs on, and every migration is plain.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { ControlClient } from '../../control/client.ts';
 import { GO_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, MAX_RESUMED_MIGRATIONS } from '../../control/limits.ts';
@@ -122,9 +123,17 @@ export class Agent {
     clearInterval(this.#statsTimer);
     clearTimeout(this.#tidyTimer);
     this.#index.stop();
-    for (const session of [...this.#sessions.values()]) session.stop();
+    const sessions = [...this.#sessions.values()];
+    for (const session of sessions) session.stop();
     this.#options.interposer?.stop();
-    await this.#client.close(LAST_WORDS_MS);
+    await Promise.all([this.#client.close(LAST_WORDS_MS), this.#letQemuClose(sessions)]);
+  }
+
+  /** Waits, for a bounded time, until QEMU has closed the channels of failed migrations: a process that ends closes them under it. */
+  async #letQemuClose(sessions: readonly MigrationSession[]): Promise<void> {
+    const untilMs = performance.now() + LAST_WORDS_MS;
+    while (performance.now() < untilMs && sessions.some(({ framedConnections }) => framedConnections > 0))
+      await sleep(10);
   }
 
   /** False when every volume could be opened: a volume that could not may still occupy a thread. */

@@ -260,8 +260,13 @@ export class MigrationSession {
     }
   }
 
+  /** Connections that are framed, or were and are not closed by QEMU yet. */
+  get framedConnections(): number {
+    return this.#pipeline?.connections ?? 0;
+  }
+
   get #openConnections(): number {
-    return this.#held.length + this.#relaysUnderWay + (this.#pipeline?.connections ?? 0);
+    return this.#held.length + this.#relaysUnderWay + this.framedConnections;
   }
 
   // ---- the pipeline

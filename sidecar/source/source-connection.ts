@@ -62,7 +62,7 @@ import {
 import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
 import { differingPages } from '../link/page-digest.ts';
 import { PatchEncoder } from '../link/patch-body.ts';
-import { endLingering, relayRaw } from '../raw-relay.ts';
+import { drainUntilClosed, endLingering, relayRaw } from '../raw-relay.ts';
 import { bufferedIn, type EndListeners, listenForEnd, moveEnds, readInPlace } from '../static-read.ts';
 import { CONNECTION_KIND_BYTES, connectionKind } from '../stream/connection-kind.ts';
 import { MainChannelFinder } from '../stream/main-channel.ts';
@@ -96,6 +96,9 @@ const LINK_BACKLOG_BYTES = 2 * 1024 * 1024;
 
 /** Whoever closes first is the target; it gets this long after END_ACK. */
 const CLOSE_GRACE_MS = 2000;
+
+/** QEMU closes its channels itself once it has noticed that its main connection is gone, at its next write there; usually within 0.1 s. */
+const DRAIN_MS = 5000;
 
 /** A batch that was cut and not sent yet, with the hashes of its pages. */
 interface WaitingBatch extends PageHashes {
@@ -1028,7 +1031,10 @@ export class SourceConnection implements PageSink {
 
   // ---- ends
 
-  /** Ends this connection because something broke: QEMU's socket is closed, so that its migration fails and the VM goes on here. */
+  /**
+   * Ends this connection because something broke: QEMU loses its main connection, so that its migration fails and the VM goes on here. It closes
+   * the others itself: were they closed under it, its migration thread could wait for ever for one of them (docs/adr/0018-a-failed-migration-closes-main.md).
+   */
   fail(error: Error): void {
     if (this.#state === 'closed') return;
     const speaksFrames = this.#state !== 'raw' && this.#ownHello?.mode !== 'raw';
@@ -1043,6 +1049,8 @@ export class SourceConnection implements PageSink {
 
   #close(error: Error | undefined): void {
     if (this.#state === 'closed') return;
+    // QEMU opens main first.
+    const isChannel = this.ordinal > 0 && !this.#isMain && this.#state !== 'raw';
     this.#state = 'closed';
     this.#migration.options.remoteHashes?.detach(this);
     clearTimeout(this.#paceTimer);
@@ -1051,7 +1059,9 @@ export class SourceConnection implements PageSink {
     this.#keepAlive.stop();
     this.#openingDecided('raw');
     if (this.#link !== undefined) endLingering(this.#link);
-    if (error === undefined) this.#qemu.destroySoon();
+    const isDraining = error !== undefined && isChannel && !this.#qemuEnded && !this.#qemu.destroyed;
+    if (isDraining) drainUntilClosed(this.#qemu, DRAIN_MS);
+    else if (error === undefined) this.#qemu.destroySoon();
     else this.#qemu.destroy();
     for (const waiting of this.#queue) this.#makeReady(waiting);
     this.#queue = [];
@@ -1060,6 +1070,8 @@ export class SourceConnection implements PageSink {
       this.#migration.nasQueuedBytes -= kept.references * PAGE_BYTES;
     }
     this.#kept.clear();
-    this.#migration.closed(this, error);
+    if (error !== undefined) this.#migration.failed(this, error);
+    if (isDraining) this.#qemu.once('close', () => this.#migration.closed(this));
+    else this.#migration.closed(this);
   }
 }

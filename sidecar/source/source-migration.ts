@@ -387,15 +387,20 @@ export class SourceMigration {
     this.options.log('relayed connection broke', { connection, error: error.message });
   }
 
-  closed(connection: SourceConnection, error: Error | undefined): void {
+  /** One broken connection breaks the migration: QEMU's other channels must not wait for it. */
+  failed(connection: SourceConnection, error: Error): void {
+    if (this.failure !== undefined) return;
+    this.failure = error;
+    this.options.log('migration failed', { connection: connection.ordinal, error: error.message });
+    for (const other of [...this.#connections]) {
+      if (other !== connection) other.fail(new OtherConnectionError(error));
+    }
+  }
+
+  /** Both of its sockets are closed, or will be without us. */
+  closed(connection: SourceConnection): void {
     this.#connections.delete(connection);
     if (this.#connections.size === 0) this.compressor?.release();
-    if (error !== undefined && this.failure === undefined) {
-      this.failure = error;
-      this.options.log('migration failed', { connection: connection.ordinal, error: error.message });
-      // One broken connection breaks the migration: QEMU's other channels must not wait for it.
-      for (const other of [...this.#connections]) other.fail(new OtherConnectionError(error));
-    }
   }
 }
 

@@ -307,6 +307,7 @@ export class TargetConnection {
   }
 
   #goFramed(qemu: Socket): void {
+    this.#link = readFramesInPlace(this.#link, (bytes) => this.#onLinkBytes(bytes), this.#linkEnds);
     this.#state = 'framed';
     this.#keepAlive.start();
     qemu.on('data', (bytes: Buffer) => {
@@ -320,7 +321,6 @@ export class TargetConnection {
     qemu.on('error', (error) => this.#guard(() => this.#onQemuGone(error)));
     qemu.on('close', () => this.#guard(() => this.#onQemuGone(undefined)));
     this.#grantCredit();
-    this.#link = readFramesInPlace(this.#link, (bytes) => this.#onLinkBytes(bytes), this.#linkEnds);
     this.#link.resume();
   }
 
@@ -581,8 +581,23 @@ export class TargetConnection {
   }
 
   #write(bytes: Uint8Array): void {
-    if (!this.#link.destroyed && !this.#link.writableEnded) this.#link.write(bytes);
+    const link = this.#link;
+    if (link.destroyed || link.writableEnded) return;
+    if (this.#state === 'framed') this.#gatherWrites(link);
+    link.write(bytes);
   }
+
+  /** Answers to what one turn of the event loop brought go out together: each write costs more than what is in it. */
+  #gatherWrites(link: Socket): void {
+    if (this.#isGathering) return;
+    this.#isGathering = true;
+    link.cork();
+    setImmediate(() => {
+      this.#isGathering = false;
+      link.uncork();
+    });
+  }
+  #isGathering = false;
 
   #onLinkClose(): void {
     // A stranger, or a source that went before it greeted: no connection of this migration.

@@ -26,6 +26,7 @@ import { Cluster } from './cluster.ts';
 import type { Guest, GuestCheck } from './driver.ts';
 import { LabCluster } from './lab-cluster.ts';
 import type { RecordedMigration } from './migration-recording.ts';
+import { runningFigures } from './operator-figures.ts';
 
 /** KubeVirt has 8 channels or, with a CPU limit, none. */
 const Options = CommonOptions.extend({ channels: z.enum(['0', '1', '8']).default('8').transform(Number) });
@@ -37,7 +38,6 @@ const USAGE = `usage: make demo [GUEST=${PROFILE_NAMES.join('|')}] [LINK=Mbit/s]
 /** Without an end after this long the demo fails. */
 const TIMEOUT_MS = 240_000;
 const PROGRESS_MS = 250;
-const PAGE_BYTES = 4096;
 const DUMP_TIMEOUT_MS = 120_000;
 const VM = 'db';
 /** examples/nas-aware-migration.yaml moves `db` in this namespace. */
@@ -60,19 +60,19 @@ interface Measured {
 
 const say = (message: string): void => console.log(`  ${message}`);
 
-/** How a migration goes, by its object's status and the interfaces. */
+/** How a migration goes: by its object's status, the operator's metrics and the interfaces. */
 class ProgressLine {
   readonly #cluster: Cluster;
   readonly #name: { namespace: string; migration: string };
-  readonly #memoryPages: number;
   readonly #startedMs = performance.now();
   readonly #line = new LiveLine();
   #timer: NodeJS.Timeout | undefined;
   #last: { atMs: number; link: number; nas: number } | undefined;
+  #begun: { atMs: number; remaining: number } | undefined;
+  #reported: { remaining: number; endsAtMs: number | undefined } | undefined;
 
-  constructor(cluster: Cluster, name: { namespace: string; migration: string }, memoryMiB: number) {
+  constructor(cluster: Cluster, name: { namespace: string; migration: string }) {
     this.#cluster = cluster;
-    this.#memoryPages = (memoryMiB * 2 ** 20) / PAGE_BYTES;
     this.#name = name;
   }
 
@@ -86,9 +86,10 @@ class ProgressLine {
   }
 
   async #show(): Promise<void> {
-    const [status, traffic] = await Promise.all([
+    const [status, traffic, metrics] = await Promise.all([
       this.#cluster.migrationStatus(this.#name.namespace, this.#name.migration),
       this.#cluster.driver.traffic(),
+      this.#cluster.driver.operatorMetrics(),
     ]);
     const nas = Object.values(traffic.nas).reduce((sum, { readBytes }) => sum + readBytes, 0);
     const now = { atMs: performance.now(), link: traffic.migrationBytes, nas };
@@ -99,16 +100,29 @@ class ProgressLine {
       `${mebibytes((bytes * 1000) / Math.max(1, now.atMs - before.atMs))}/s`;
     const parts = [`${status?.phase ?? 'Pending'} ${seconds(elapsedMs)}`];
     if (status?.migration?.phase !== undefined) parts.push(`KubeVirt: ${status.migration.phase}`);
-    const { progress } = status ?? {};
-    if (progress !== undefined) parts.push(`${progress.percent} %`);
-    if (progress !== undefined) {
-      const seen = Math.round((progress.percent * this.#memoryPages) / 100);
-      const fromNas = Math.round(progress.nasBytes / PAGE_BYTES);
-      parts.push(`pages: ${fromNas} from the NAS, ${Math.max(0, seen - fromNas)} zero or over the link`);
+    const running = runningFigures(metrics, this.#name);
+    if (running !== undefined) {
+      const { zero, reference, literalRaw, literalCompressed } = running.pages;
+      const literal = `${literalCompressed} compressed, ${literalRaw} as they are`;
+      parts.push(`pages: ${reference} from the NAS, ${literal}, ${zero} zero`);
     }
-    if (progress?.secondsLeft !== undefined) parts.push(`about ${progress.secondsLeft} s left`);
     parts.push(`link ${perSecond(now.link - before.link)}`, `NAS ${perSecond(now.nas - before.nas)}`);
+    const leftMs = this.#leftMs(now.atMs, running?.remainingBytes ?? 0);
+    if (leftMs !== undefined) parts.push(`about ${seconds(leftMs)} left`);
     this.#line.show(elapsedMs, parts.join(', '));
+  }
+
+  /** At the rate so far, which is not known at first; between two reports it counts down. */
+  #leftMs(atMs: number, remaining: number): number | undefined {
+    if (remaining === 0) return undefined;
+    this.#begun ??= { atMs, remaining };
+    if (remaining !== this.#reported?.remaining) {
+      const done = this.#begun.remaining - remaining;
+      const leftMs = (remaining * (atMs - this.#begun.atMs)) / done;
+      this.#reported = { remaining, endsAtMs: done <= 0 ? undefined : atMs + leftMs };
+    }
+    const { endsAtMs } = this.#reported;
+    return endsAtMs === undefined ? undefined : Math.max(0, endsAtMs - atMs);
   }
 }
 
@@ -118,10 +132,9 @@ async function follow(
   lab: LabCluster,
   name: { namespace: string; migration: string },
   guest: Guest,
-  memoryMiB: number,
 ): Promise<Measured> {
   const cluster = new Cluster(lab);
-  const line = new ProgressLine(cluster, name, memoryMiB);
+  const line = new ProgressLine(cluster, name);
   line.start();
   const status = await cluster
     .waitForEnd(name.namespace, name.migration, TIMEOUT_MS)
@@ -161,7 +174,7 @@ async function runPlain(
     metadata: { namespace: name.namespace, name: name.migration },
     spec: { vmiName: VM, acceleration: 'Disabled' },
   });
-  const measured = await follow('plain', lab, name, guest, GUEST_PROFILES[options.guest].memoryMiB);
+  const measured = await follow('plain', lab, name, guest);
   say('counting pages of its memory that are on its disk');
   const home = await lab.homeOf(PLAIN_NAMESPACE, VM);
   const launcher = lab.launcherOf(PLAIN_NAMESPACE, home.metadata?.name ?? '');
@@ -246,13 +259,7 @@ async function runAccelerated(lab: LabCluster, options: DemoOptions): Promise<Ac
   say('kubectl apply -f examples/nas-aware-migration.yaml');
   guest.mark();
   await cluster.applyExample('nas-aware-migration.yaml');
-  const measured = await follow(
-    'NAS-aware',
-    lab,
-    { namespace, migration },
-    guest,
-    GUEST_PROFILES[options.guest].memoryMiB,
-  );
+  const measured = await follow('NAS-aware', lab, { namespace, migration }, guest);
   const target = lab.containerOf(namespace, measured.status.target?.pod ?? '', SIDECAR_CONTAINER);
   if (target === undefined) throw new Error('the target pod has no sidecar');
   const logs = await Promise.all([source, target].map(({ process }) => readFile(process.logPath, 'utf8')));

@@ -45,6 +45,9 @@ export function runCommand(argv: readonly string[], options: RunCommandOptions =
     const timer = setTimeout(() => {
       timedOut = true;
       child.kill('SIGKILL');
+      // What it started may live on, and hold the other ends of its pipes.
+      child.stdout.destroy();
+      child.stderr.destroy();
     }, timeoutMs);
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       stdout = (stdout + text).slice(-KEPT_OUTPUT_BYTES);

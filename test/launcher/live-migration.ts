@@ -8,6 +8,8 @@ import { type JobInfo, parseJobInfo } from './migration-job.ts';
 import { type MigrationProxies, socketName, type TargetAddress, type VirtHandler } from './virt-handler.ts';
 
 const DEFAULT_TIMEOUT_MS = 120_000;
+/** A libvirt whose QEMU does not answer keeps this waiting too. */
+const INFO_TIMEOUT_MS = 10_000;
 /** KubeVirt's parallelMultifdMigrationThreads. */
 export const KUBEVIRT_CHANNELS = 8;
 
@@ -114,7 +116,7 @@ export class LiveMigration {
     }
     const elapsedMs = performance.now() - startedMs;
     const info = await source.pod
-      .virsh(['domjobinfo', domain, '--completed', '--keep-completed'])
+      .virsh(['domjobinfo', domain, '--completed', '--keep-completed'], { timeoutMs: INFO_TIMEOUT_MS })
       .catch(() => '');
     return { succeeded: error === '', error, elapsedMs, job: parseJobInfo(info) };
   }
