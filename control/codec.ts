@@ -1,6 +1,8 @@
 // Text of a WebSocket message to a checked message and back. A message is bounded before it is parsed, and nothing that
 // broke its schema gets any further. Errors name the field, never repeat its value (a session key must not be logged).
+
 import type { z } from 'zod';
+import { checked } from './checked.ts';
 import { ControlMessageError, ControlMessageTooLargeError } from './errors.ts';
 import { MAX_MESSAGE_BYTES } from './limits.ts';
 import { type HubMessage, hubMessageSchema, type SidecarMessage, sidecarMessageSchema } from './messages.ts';
@@ -47,7 +49,7 @@ function encode<T>(schema: z.ZodType<T>, message: T, direction: Direction): stri
 }
 
 function check<T>(schema: z.ZodType<T>, value: unknown, direction: Direction): T {
-  const parsed = schema.safeParse(value);
+  const parsed = checked(schema, value);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   const path = issue?.path.map(String).join('.').slice(0, 100) ?? '';

@@ -1,7 +1,9 @@
 // The operator's settings from its environment, checked once. Every variable has a default that fits the Helm chart, but those that
 // only the installation knows.
+
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { checked } from '../control/checked.ts';
 import { SIGN_AFTER_MS } from './certificates/authority.ts';
 import { defaultSharedFileSystemDrivers } from './controller/volumes.ts';
 import { parseQuantity } from './kubevirt/quantities.ts';
@@ -105,7 +107,7 @@ export class SettingsError extends Error {
 
 /** Throws {@link SettingsError}. */
 export function settingsFrom(environment: NodeJS.ProcessEnv): OperatorSettings {
-  const parsed = environmentSchema.safeParse(environment);
+  const parsed = checked(environmentSchema, environment);
   if (!parsed.success) {
     throw new SettingsError(
       parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '),

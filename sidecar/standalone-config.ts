@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
+import { checked } from '../control/checked.ts';
 
 const Config = z.object({
   role: z.enum(['source', 'target']),
@@ -53,7 +54,7 @@ export function parseStandaloneConfig(text: string, path: string): StandaloneCon
   } catch {
     throw new StandaloneConfigError(`${path}: it is not JSON`);
   }
-  const parsed = Config.safeParse(value);
+  const parsed = checked(Config, value);
   // A file that is wrong from end to end has no more to say than its beginning.
   if (!parsed.success)
     throw new StandaloneConfigError(`${path}: ${z.prettifyError(parsed.error).slice(0, 1000)}`);

@@ -1,5 +1,6 @@
 // A status that the API server takes: KubeVirt's words (phases, names of nodes, reasons) have no bound of their own, ours have, and a status
 // that breaks one would be refused for ever. What is too long is cut, what does not fit otherwise is left out. Pure.
+import { checked } from '../../control/checked.ts';
 import {
   type NasAwareMigrationStatus,
   nasAwareMigrationStatusSchema,
@@ -12,7 +13,7 @@ const MAX_PASSES = 8;
 export function boundedStatus(status: NasAwareMigrationStatus): NasAwareMigrationStatus {
   let result = status;
   for (let pass = 0; pass < MAX_PASSES; pass += 1) {
-    const parsed = nasAwareMigrationStatusSchema.safeParse(result);
+    const parsed = checked(nasAwareMigrationStatusSchema, result);
     if (parsed.success) return result;
     if (result === status) result = structuredClone(status);
     // From the end, so that what is left out of a list moves nothing that is still to come.

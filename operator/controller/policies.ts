@@ -1,7 +1,9 @@
 // Which NasMigrationPolicy applies to a VM: selectors and precedence as KubeVirt's MigrationPolicy has them. Of the policies
 // that select it the one with more matching labels wins, then the one with more of the VMI's, then the first by name
 // (matchPolicy in package migration of KubeVirt's virt-controller). Pure.
+
 import type { KubernetesObject } from '@kubernetes/client-node';
+import { checked } from '../../control/checked.ts';
 import {
   type NasMigrationPolicySpec,
   nasMigrationPolicySpecSchema,
@@ -21,7 +23,7 @@ const alreadyRead = new WeakMap<PolicyObject, { policy: Policy | undefined }>();
 export function readPolicy(object: PolicyObject): Policy | undefined {
   const known = alreadyRead.get(object);
   if (known !== undefined) return known.policy;
-  const parsed = nasMigrationPolicySpecSchema.safeParse(object.spec ?? {});
+  const parsed = checked(nasMigrationPolicySpecSchema, object.spec ?? {});
   const policy = parsed.success ? { name: object.metadata?.name ?? '', spec: parsed.data } : undefined;
   alreadyRead.set(object, { policy });
   return policy;

@@ -1,6 +1,8 @@
 // What each NasMigrationPolicy really applies to, which others win over it, and what keeps it from its work: written into its status by the leader, some
 // seconds after anything that matters changed, and only when it differs.
+
 import type { Logger } from 'pino';
+import { checked } from '../../control/checked.ts';
 import type { Condition } from '../../crds/fields.ts';
 import {
   type NasMigrationPolicyStatus,
@@ -201,7 +203,7 @@ export class PolicyStatusWriter {
     );
     for (const object of policies.values()) {
       const { name = '', uid, generation = 0 } = object.metadata ?? {};
-      const parsed = nasMigrationPolicyStatusSchema.safeParse(object.status ?? {});
+      const parsed = checked(nasMigrationPolicyStatusSchema, object.status ?? {});
       const before = parsed.success ? parsed.data : {};
       const status = policyStatus(before, generation, facts.get(name), nowMs, {
         breaker,

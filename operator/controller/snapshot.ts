@@ -1,6 +1,8 @@
 // Everything a decision about one NasAwareMigration is made from, as values: the object, KubeVirt's objects, the policy, what
 // the sidecars said. Collected by the reconciler from caches; nothing in it is fetched later.
+
 import type { KubernetesObject, V1ObjectMeta } from '@kubernetes/client-node';
+import { checked } from '../../control/checked.ts';
 import type { IndexStatus } from '../../control/messages.ts';
 import type { Acceleration } from '../../crds/fields.ts';
 import {
@@ -47,9 +49,9 @@ export interface Migration {
 
 /** Undefined for an object of another schema version that cannot be read: nobody must act on a guess. */
 export function readMigration(object: MigrationObject): Migration | undefined {
-  const spec = nasAwareMigrationSpecSchema.safeParse(object.spec);
+  const spec = checked(nasAwareMigrationSpecSchema, object.spec);
   if (!spec.success) return undefined;
-  const status = nasAwareMigrationStatusSchema.safeParse(object.status ?? {});
+  const status = checked(nasAwareMigrationStatusSchema, object.status ?? {});
   const metadata = object.metadata ?? {};
   return {
     namespace: metadata.namespace ?? '',

@@ -4,6 +4,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { checked } from '../../control/checked.ts';
 import type { KeyAndCertificate } from '../certificates/x509.ts';
 import { type AdmissionContext, type AdmissionDecision, admissionReviewSchema, admit } from './admission.ts';
 
@@ -72,7 +73,7 @@ export class WebhookServer {
       return;
     }
     const body = await readBody(request);
-    const review = body === undefined ? undefined : admissionReviewSchema.safeParse(parseJson(body));
+    const review = body === undefined ? undefined : checked(admissionReviewSchema, parseJson(body));
     const seconds = () => (performance.now() - startedAt) / 1000;
     if (review?.success !== true) {
       this.#options.onDecision('Malformed', seconds());

@@ -1,7 +1,9 @@
 // What the operator reads of KubeVirt's objects, checked once where they enter. A field of an unexpected shape counts as
 // absent: whatever an API server lets in leads to a condition, never to a crash. Names and meanings are KubeVirt's.
+
 import type { KubernetesObject } from '@kubernetes/client-node';
 import { z } from 'zod';
+import { checked } from '../../control/checked.ts';
 
 const text = z.string().optional().catch(undefined);
 const flag = z.boolean().optional().catch(undefined);
@@ -14,7 +16,7 @@ function listOf<T extends z.ZodType>(item: T) {
     .catch([])
     .transform((entries) =>
       entries.flatMap((entry) => {
-        const parsed = item.safeParse(entry);
+        const parsed = checked(item, entry);
         return parsed.success ? [parsed.data] : [];
       }),
     );
@@ -142,12 +144,12 @@ export type Vmim = z.infer<typeof vmimSchema>;
 
 /** Undefined when not even its name can be read. */
 export function readVmi(object: KubernetesObject | undefined): Vmi | undefined {
-  const parsed = vmiSchema.safeParse(withStatus(object));
+  const parsed = checked(vmiSchema, withStatus(object));
   return parsed.success ? parsed.data : undefined;
 }
 
 export function readVmim(object: KubernetesObject | undefined): Vmim | undefined {
-  const parsed = vmimSchema.safeParse(withStatus(object));
+  const parsed = checked(vmimSchema, withStatus(object));
   return parsed.success ? parsed.data : undefined;
 }
 

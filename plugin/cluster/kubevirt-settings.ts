@@ -1,7 +1,9 @@
 // How KubeVirt would migrate a VM: its configuration, and the MigrationPolicy that selects the VM, which wins field by field
 // (kubevirt.io user guide, "Migration Policies"). Pure.
+
 import type { KubernetesObject } from '@kubernetes/client-node';
 import { z } from 'zod';
+import { checked } from '../../control/checked.ts';
 import { selectPolicy } from '../../operator/controller/policies.ts';
 import type { MigrationConfiguration, Vmi } from '../../operator/kubevirt/objects.ts';
 
@@ -46,7 +48,7 @@ const kubeVirtSchema = z.object({
 export type KubeVirt = z.infer<typeof kubeVirtSchema>;
 
 export function readKubeVirt(object: KubernetesObject): KubeVirt | undefined {
-  const parsed = kubeVirtSchema.safeParse({ spec: {}, status: {}, ...object });
+  const parsed = checked(kubeVirtSchema, { spec: {}, status: {}, ...object });
   return parsed.success ? parsed.data : undefined;
 }
 
@@ -65,7 +67,7 @@ const policySchema = z.object({
 export type MigrationPolicy = z.infer<typeof policySchema>;
 
 export function readMigrationPolicy(object: KubernetesObject): MigrationPolicy | undefined {
-  const parsed = policySchema.safeParse({ spec: {}, ...object });
+  const parsed = checked(policySchema, { spec: {}, ...object });
   return parsed.success ? parsed.data : undefined;
 }
 

@@ -1,7 +1,9 @@
 // What must be so for migrations to be accelerated, one check each: what is the case, and what to do when it is not. From facts
 // alone, so that every line has a unit test. Pure.
+
 import { X509Certificate } from 'node:crypto';
 import type { V1Pod } from '@kubernetes/client-node';
+import { checked } from '../../control/checked.ts';
 import { nasMigrationPolicyStatusSchema } from '../../crds/nas-migration-policy.ts';
 import { attemptOf } from '../../operator/controller/attempts.ts';
 import { clusterBreaker, vmBreaker } from '../../operator/controller/breaker.ts';
@@ -312,7 +314,7 @@ function injection(facts: Facts): Finding[] {
       ),
     );
   for (const object of policies.known ? policies.value : []) {
-    const status = nasMigrationPolicyStatusSchema.safeParse(object.status ?? {});
+    const status = checked(nasMigrationPolicyStatusSchema, object.status ?? {});
     const condition = status.success
       ? status.data.conditions?.find(({ type, status: value }) => type === 'Injecting' && value === 'False')
       : undefined;

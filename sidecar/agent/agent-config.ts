@@ -2,6 +2,7 @@
 // injection (operator/injection); what it does not set has a default here.
 
 import { z } from 'zod';
+import { checked } from '../../control/checked.ts';
 import { type IndexBuild, indexBuildSchema } from '../../control/messages.ts';
 import { socketDirectoryFrom } from './socket-directory-path.ts';
 
@@ -82,7 +83,7 @@ export class AgentConfigError extends Error {
 
 /** Throws {@link AgentConfigError} with every variable that is wrong. */
 export function agentConfigFrom(env: Readonly<Record<string, string | undefined>>): AgentConfig {
-  const parsed = Environment.safeParse(env);
+  const parsed = checked(Environment, env);
   if (!parsed.success) {
     const issues = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`);
     throw new AgentConfigError(issues.join('; '));
