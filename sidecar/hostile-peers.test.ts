@@ -4,7 +4,7 @@
 // migration ends one that runs.
 
 import { connect, type Socket } from 'node:net';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   ABORT_PROTOCOL,
   ABORT_RETURN_PATH_STUCK,
@@ -20,7 +20,7 @@ import {
   MAX_RETURN_BYTES,
   MAX_UNREAD_LINK_BYTES,
 } from './link/frame-types.ts';
-import { helloFrame, pingFrame, returnFrames } from './link/frame-writer.ts';
+import { abortFrame, helloFrame, pingFrame, returnFrames } from './link/frame-writer.ts';
 import { encodeSourceHello, migrationIdFromUid, randomHello } from './link/hello.ts';
 import { deriveProofKey } from './link/link-keys.ts';
 import { MainStream } from './stream/test-streams.ts';
@@ -342,6 +342,37 @@ describe('a source that sends more than it was granted', () => {
     expect(await within(3000, () => qemu?.destroyed === true || qemu?.readableEnded === true)).toBe(true);
     expect(takenBytes).toBe(credit);
     expect(target.counters.batches).toBe(batches);
+  });
+});
+
+describe('a source that gives up while QEMU is being reached', () => {
+  it('ends its connection once, and it stays ended', async () => {
+    let reach: (() => void) | undefined;
+    const reaching = new Promise<void>((resolve) => {
+      reach = resolve;
+    });
+    let isReaching = false;
+    const { volume } = guest({ channels: 0, pages: 50 });
+    const running = await rig({
+      volumes: [volume],
+      beforeQemu: () => {
+        isReaching = true;
+        return reaching;
+      },
+    });
+    const { target } = running;
+    const closed = vi.spyOn(target, 'closed');
+    const source = new ScriptedSource(await stranger(running), running.sessionKey);
+    expect(await within(1000, () => isReaching)).toBe(true);
+    source.link.write(abortFrame(ABORT_PROTOCOL, 'given up'));
+    source.link.end();
+    await sleep(30);
+    reach?.();
+    expect(await within(1000, () => closed.mock.calls.length > 0)).toBe(true);
+    await sleep(100);
+    expect(closed).toHaveBeenCalledOnce();
+    expect(codeOf(target.failure)).toBe('NASMIG_LINK_PEER_ABORT');
+    expect(target.connections).toBe(0);
   });
 });
 

@@ -247,6 +247,13 @@ describe('a destination QEMU that does not read for a while', () => {
   });
 });
 
+/** Resolves when the other end took so many bytes more. */
+function taken(socket: Socket, bytes: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    socket.write(Buffer.alloc(bytes), (error) => (error ? reject(error) : resolve()));
+  });
+}
+
 describe('links that break', () => {
   it('at any byte: the source QEMU is cut off, the destination has a strict prefix, both sides report a failure', async () => {
     const { volume, streams } = guest({ channels: 2, pages: 1200, seed: 25, ownShare: 0.3 });
@@ -291,10 +298,12 @@ describe('links that break', () => {
       expect(await within(3000, () => main.destroyed)).toBe(true);
       expect(channels.map(({ destroyed }) => destroyed)).toEqual(channels.map(() => false));
       // Until then they take what it writes: its threads must not end, nor wait, at a SYNC (docs/adr/0018).
-      await Promise.all(
-        channels.map((channel) => new Promise((taken) => channel.write(Buffer.alloc(MIB), taken))),
-      );
-      expect(source.connections).toBe(channels.length);
+      await Promise.all(channels.map((channel) => taken(channel, MIB)));
+      expect(source.connections).toBe(0);
+      // So does one that connects only now.
+      const late = await qemu();
+      await taken(late, MIB);
+      late.destroy();
       for (const channel of channels) channel.destroy();
       expect(await within(500, () => closed === origin.length)).toBe(true);
       expect(await within(2500, () => source.connections + target.connections === 0)).toBe(true);

@@ -3,9 +3,11 @@
 // goes on with half a connection, and the leg that a proxy has dialed is never closed by it. An error of either side closes both.
 
 import type { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** How long a socket that was ended may still be read, so that what was written last is not lost by a reset. */
 const LINGER_MS = 1000;
+const DRAIN_LOOK_MS = 10;
 
 /**
  * Relays until both directions have ended or either side broke.
@@ -77,10 +79,19 @@ export function endLingering(socket: Socket): void {
   socket.once('close', () => clearTimeout(timer));
 }
 
-/** Reads and drops what comes, so that the peer is not held up, until it closes or the time is over. */
-export function drainUntilClosed(socket: Socket, limitMs: number): void {
-  const timer = setTimeout(() => socket.destroy(), limitMs).unref();
+const draining = new Set<Socket>();
+
+/** Reads and drops what comes, so that the peer is not held up, until it closes, however long that takes. */
+export function drainUntilClosed(socket: Socket): void {
+  draining.add(socket);
   socket.once('end', () => socket.destroy());
-  socket.once('close', () => clearTimeout(timer));
+  socket.on('error', () => {});
+  socket.once('close', () => draining.delete(socket));
   socket.resume();
+}
+
+/** Before the process ends, which closes what it still drains: resolves when that is nothing any more, or the time is over. */
+export async function allDrained(withinMs: number): Promise<void> {
+  const untilMs = performance.now() + withinMs;
+  while (draining.size > 0 && performance.now() < untilMs) await sleep(DRAIN_LOOK_MS);
 }

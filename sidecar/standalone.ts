@@ -8,6 +8,7 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { pino } from 'pino';
+import { ShutdownError } from './connection-errors.ts';
 import { dialUnix } from './dial.ts';
 import { collectLessOften } from './garbage-collection.ts';
 import { BlockIndex } from './index/block-index.ts';
@@ -17,6 +18,7 @@ import { IndexGrower } from './index/index-grower.ts';
 import { PageHasher, randomSeed } from './index/page-hash.ts';
 import { BlockReader } from './nas/block-reader.ts';
 import { openVolume, type Volume } from './nas/volume.ts';
+import { allDrained } from './raw-relay.ts';
 import { RemoteBlockHashes } from './source/remote-block-hashes.ts';
 import { SourceMigration } from './source/source-migration.ts';
 import {
@@ -29,6 +31,8 @@ import { TargetMigration } from './target/target-migration.ts';
 
 /** How long the other end of the socket may take to listen. */
 const DIAL_WAIT_MS = 5000;
+/** For QEMU to close the channels of a migration that failed. */
+const DRAIN_MS = 2000;
 const PROGRESS_MS = 250;
 
 const log = pino(
@@ -165,6 +169,9 @@ async function main(): Promise<void> {
     ended = true;
     clearInterval(ticker);
     server.close();
+    // Nothing when the migration is over. The end of this process closes whatever QEMU has not closed by then.
+    migration.abort(new ShutdownError());
+    await allDrained(DRAIN_MS);
     const cpu = process.cpuUsage(cpuAtReady);
     const result = {
       ...state(),

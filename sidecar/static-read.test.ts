@@ -89,6 +89,22 @@ it('reads to where it is told, which may be small and another place each time', 
   expect(Buffer.concat(places.slice(0, -1)).equals(sent)).toBe(true);
 });
 
+it('reads nothing when it is paused right after it was resumed', async () => {
+  const { client, accepted } = await pair();
+  let read = 0;
+  const socket = readInPlace(accepted, (bytes) => {
+    read += bytes.length;
+  });
+  cleanups.push(() => socket.destroy());
+  socket.resume();
+  socket.pause();
+  client.write(Buffer.alloc(100_000));
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect(read).toBe(0);
+  socket.resume();
+  await expect.poll(() => read).toBe(100_000);
+});
+
 it('loses nothing of what was read before, however many pieces it came in, nor the end', async () => {
   const { client, accepted } = await pair();
   const sent = Buffer.alloc(5_000_000);

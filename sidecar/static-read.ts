@@ -1,4 +1,4 @@
-// Reads a socket into one buffer that is used again and again. Node's 'data' events bring a new buffer of 64 KiB for every read: at
+// Reads a socket to where its owner wants the bytes: one buffer that is used again and again, or a new place each time. Node's 'data' events bring a new buffer of 64 KiB for every read: at
 // a GiB of guest memory that is 16,000 of them, and collecting them costs more than all else that is done with the stream.
 // For an accepted socket Node has this only by moving its handle into a new Socket, which its documentation does not describe; where
 // that is not possible any more, 'data' events serve as well, only slower (docs/adr/0006).
@@ -50,6 +50,9 @@ export function readInPlace(
   const socket = new Socket(options as unknown as SocketConstructorOpts);
   // The server counts its connections by the sockets that it made.
   socket.once('close', () => accepted.destroy());
+  // The first resume would begin to read a moment later, also when the socket was paused again meanwhile; so that one is here.
+  socket.read(0);
+  socket.pause();
   return socket;
 }
 
@@ -81,6 +84,8 @@ export function readFramesInPlace(
   socket.pause();
   socket.removeAllListeners('data');
   for (const bytes of bufferedIn(socket)) onBytes(bytes);
+  // What was read may have led to its end.
+  if (socket.destroyed || socket.writableEnded) return socket;
   const moved = readInPlace(socket, onBytes);
   if (moved !== socket) moveEnds(socket, moved, ends);
   return moved;

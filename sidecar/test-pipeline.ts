@@ -215,10 +215,15 @@ export async function runPipeline(options: PipelineOptions): Promise<PipelineOut
     await new Promise<void>((resolve, reject) => socket.once('connect', resolve).once('error', reject));
     if (i === 0) socket.on('data', (bytes: Buffer) => answered.push(bytes));
     else socket.resume();
-    // QEMU closes its channels when main's return path ended.
+    // QEMU closes its channels when main's return path ended, and when main broke.
     socket.on('end', () => {
       for (const one of origin) one.end();
     });
+    if (i === 0) {
+      socket.on('close', () => {
+        for (const one of origin) if (!one.writableEnded) one.destroy();
+      });
+    }
     socket.on('error', () => socket.destroy());
     closed.push(new Promise((resolve) => socket.on('close', () => resolve())));
   }

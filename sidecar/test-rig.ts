@@ -129,6 +129,8 @@ export interface RigOptions {
   readonly inherit?: BlockIndex;
   /** The destination QEMU's end of its n-th connection. */
   readonly onQemu?: (socket: Socket, ordinal: number) => void;
+  /** Waited for before the destination QEMU is reached. */
+  readonly beforeQemu?: () => Promise<void>;
   /** Takes the target sidecar's place. */
   readonly onLink?: (socket: Socket) => void;
   /** Sees the socket that the source sidecar dialed. */
@@ -188,7 +190,10 @@ export async function rig(options: RigOptions): Promise<Rig> {
     ...shared,
     reader,
     ...(options.inherit === undefined ? {} : { inherit: options.inherit }),
-    dial: () => dialUnix(at('qemu.sock'), 1000),
+    dial: async () => {
+      await options.beforeQemu?.();
+      return dialUnix(at('qemu.sock'), 1000);
+    },
     ...(options.targetVersions === undefined ? {} : { linkVersions: options.targetVersions }),
     ...(options.helloTimeoutMs === undefined ? {} : { helloTimeoutMs: options.helloTimeoutMs }),
   });

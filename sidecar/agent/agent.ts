@@ -2,7 +2,6 @@
 // pod's volumes and their index. Every decision that depends on messages is stepArming's; here its effects find their way.
 // Without a hub, without volumes, with a directory that is somebody else's: it runs on, and every migration is plain.
 
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { ControlClient } from '../../control/client.ts';
 import { GO_TIMEOUT_MS, HEARTBEAT_INTERVAL_MS, MAX_RESUMED_MIGRATIONS } from '../../control/limits.ts';
@@ -28,6 +27,7 @@ import {
 import { collectAll } from '../garbage-collection.ts';
 import type { Interposer, InterposerEvent } from '../interposer/interposer.ts';
 import { MAX_LINK_VERSION, MIN_LINK_VERSION } from '../link/frame-types.ts';
+import { allDrained } from '../raw-relay.ts';
 import type { AgentConfig } from './agent-config.ts';
 import { IndexKeeper } from './index-keeper.ts';
 import { MigrationSession, type SessionNews } from './migration-session.ts';
@@ -39,7 +39,7 @@ const VOLUMES_RETRY_MS = 30_000;
 /** After a migration, when its lingering sockets are closed too: what it used goes back to the kernel, for the VM runs on here for months. */
 const TIDY_MS = 5_000;
 
-/** Of the second that SIGTERM leaves: for results to reach the hub and to be recorded. */
+/** Of the second that SIGTERM leaves: for results to reach the hub and to be recorded, and for QEMU to close its channels. */
 const LAST_WORDS_MS = 600;
 
 export interface AgentOptions {
@@ -123,17 +123,9 @@ export class Agent {
     clearInterval(this.#statsTimer);
     clearTimeout(this.#tidyTimer);
     this.#index.stop();
-    const sessions = [...this.#sessions.values()];
-    for (const session of sessions) session.stop();
+    for (const session of [...this.#sessions.values()]) session.stop();
     this.#options.interposer?.stop();
-    await Promise.all([this.#client.close(LAST_WORDS_MS), this.#letQemuClose(sessions)]);
-  }
-
-  /** Waits, for a bounded time, until QEMU has closed the channels of failed migrations: a process that ends closes them under it. */
-  async #letQemuClose(sessions: readonly MigrationSession[]): Promise<void> {
-    const untilMs = performance.now() + LAST_WORDS_MS;
-    while (performance.now() < untilMs && sessions.some(({ framedConnections }) => framedConnections > 0))
-      await sleep(10);
+    await Promise.all([this.#client.close(LAST_WORDS_MS), allDrained(LAST_WORDS_MS)]);
   }
 
   /** False when every volume could be opened: a volume that could not may still occupy a thread. */

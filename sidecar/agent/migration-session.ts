@@ -260,13 +260,8 @@ export class MigrationSession {
     }
   }
 
-  /** Connections that are framed, or were and are not closed by QEMU yet. */
-  get framedConnections(): number {
-    return this.#pipeline?.connections ?? 0;
-  }
-
   get #openConnections(): number {
-    return this.#held.length + this.#relaysUnderWay + this.framedConnections;
+    return this.#held.length + this.#relaysUnderWay + (this.#pipeline?.connections ?? 0);
   }
 
   // ---- the pipeline

@@ -157,6 +157,23 @@ describe('ExtentCache', () => {
     expect(Buffer.compare(destination, block(20))).toBe(0);
   });
 
+  it('makes room among what is kept when reads that were given up have the rest of its memory', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { volume, fetch, readAt } = setUp(2);
+    await fetch(0, 16);
+    volume.held = true;
+    const late = [fetch(16, 16), fetch(32, 16), fetch(48, 16)];
+    vi.advanceTimersByTime(5000);
+    expect(await Promise.all(late)).toEqual([undefined, undefined, undefined]);
+    volume.held = false;
+    await fetch(64, 16);
+    volume.reads.length = 0;
+    await readAt(70, 1);
+    expect(volume.reads).toHaveLength(0);
+    await readAt(5, 1);
+    expect(volume.reads).toHaveLength(1);
+  });
+
   it('answers when all of its memory is with reads that were given up, and keeps nothing then', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     const { volume, fetch, readAt, hashOf } = setUp(1);

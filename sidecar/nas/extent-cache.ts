@@ -65,7 +65,7 @@ export class ExtentCache {
     count: number,
     hasher: PageHasher,
   ): Promise<BlockHashes | undefined> {
-    const buffer = this.#isKept(block, count) ? this.#memory.take() : undefined;
+    const buffer = this.#isKept(block, count) ? (this.#memory.take() ?? this.#drop()?.buffer) : undefined;
     if (buffer === undefined) return this.#readAside(volume, block, count, hasher);
     const outcome = await this.#reader.readAligned(
       volume,
@@ -163,9 +163,15 @@ export class ExtentCache {
     }
     this.#extents.set(key, extent);
     if (this.#extents.size <= this.#maxExtents) return;
-    const [oldest, dropped] = this.#extents.entries().next().value as [number, Extent];
-    this.#extents.delete(oldest);
-    this.#memory.give(dropped.buffer);
+    this.#memory.give((this.#drop() as Extent).buffer);
+  }
+
+  /** The least recently used extent, which is not here any more. */
+  #drop(): Extent | undefined {
+    const oldest = this.#extents.entries().next().value;
+    if (oldest === undefined) return undefined;
+    this.#extents.delete(oldest[0]);
+    return oldest[1];
   }
 
   #key(volume: number, block: number): number {

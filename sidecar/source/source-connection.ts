@@ -1,6 +1,6 @@
 // One connection of an outgoing migration: QEMU's socket on one side, the link to the target sidecar on the other.
-// Bytes from QEMU are copied, parsed for pages, planned, framed and kept until the target acknowledged them; QEMU's return
-// path goes back at once. The protocol's state machine is in docs/link-protocol.md.
+// Bytes from QEMU are read to where they are kept until the target acknowledged them, parsed for pages, planned and framed; QEMU's
+// return path goes back at once. The protocol's state machine is in docs/link-protocol.md.
 
 import type { Socket } from 'node:net';
 import {
@@ -96,9 +96,6 @@ const LINK_BACKLOG_BYTES = 2 * 1024 * 1024;
 
 /** Whoever closes first is the target; it gets this long after END_ACK. */
 const CLOSE_GRACE_MS = 2000;
-
-/** QEMU closes its channels itself once it has noticed that its main connection is gone, at its next write there; usually within 0.1 s. */
-const DRAIN_MS = 5000;
 
 /** A batch that was cut and not sent yet, with the hashes of its pages. */
 interface WaitingBatch extends PageHashes {
@@ -264,6 +261,7 @@ export class SourceConnection implements PageSink {
       const kind = connectionKind(first.subarray(0, CONNECTION_KIND_BYTES));
       if (kind === 'more-bytes-needed') return;
       this.#isMain = kind === 'main';
+      if (this.ordinal === 0) this.#migration.firstMayBeMain = this.#isMain;
       if (kind === 'main') this.#finder = new MainChannelFinder(this, this.#migration.ramBlocks);
       else if (kind === 'multifd') this.#finder = new MultifdChannelFinder(this, this.#migration.ramBlocks);
       else {
@@ -358,7 +356,9 @@ export class SourceConnection implements PageSink {
     this.#opening = [];
     // The finder saw these bytes already; only what it announced was noted, so they are just collected here.
     for (const bytes of held) this.#collect(bytes, false);
+    if (this.#isClosed()) return;
     this.#readInPlace();
+    if (this.#isClosed()) return;
     this.#cut();
     this.regulate();
     if (this.#qemuEnded) this.#finish();
@@ -373,6 +373,7 @@ export class SourceConnection implements PageSink {
       this.#migration.pace.take(bytes.length, this.#migration.options.now());
       this.#collect(bytes, true);
     }
+    if (this.#isClosed()) return;
     this.#qemu = readInPlace(
       accepted,
       (bytes) => this.#guard(() => this.#onQemuBytes(bytes)),
@@ -1049,8 +1050,7 @@ export class SourceConnection implements PageSink {
 
   #close(error: Error | undefined): void {
     if (this.#state === 'closed') return;
-    // QEMU opens main first.
-    const isChannel = this.ordinal > 0 && !this.#isMain && this.#state !== 'raw';
+    const mayDrain = error !== undefined && this.#state !== 'raw' && this.#isChannel;
     this.#state = 'closed';
     this.#migration.options.remoteHashes?.detach(this);
     clearTimeout(this.#paceTimer);
@@ -1059,8 +1059,7 @@ export class SourceConnection implements PageSink {
     this.#keepAlive.stop();
     this.#openingDecided('raw');
     if (this.#link !== undefined) endLingering(this.#link);
-    const isDraining = error !== undefined && isChannel && !this.#qemuEnded && !this.#qemu.destroyed;
-    if (isDraining) drainUntilClosed(this.#qemu, DRAIN_MS);
+    if (mayDrain && !this.#qemuEnded && !this.#qemu.destroyed) drainUntilClosed(this.#qemu);
     else if (error === undefined) this.#qemu.destroySoon();
     else this.#qemu.destroy();
     for (const waiting of this.#queue) this.#makeReady(waiting);
@@ -1071,7 +1070,11 @@ export class SourceConnection implements PageSink {
     }
     this.#kept.clear();
     if (error !== undefined) this.#migration.failed(this, error);
-    if (isDraining) this.#qemu.once('close', () => this.#migration.closed(this));
-    else this.#migration.closed(this);
+    this.#migration.closed(this);
+  }
+
+  /** Any connection of QEMU's but main, which it opens first. */
+  get #isChannel(): boolean {
+    return this.#finder === undefined ? this.ordinal > 0 && this.#migration.firstMayBeMain : !this.#isMain;
   }
 }

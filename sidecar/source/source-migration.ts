@@ -10,6 +10,7 @@ import { Compressor } from '../link/compression.ts';
 import { MAX_CONNECTIONS } from '../link/frame-types.ts';
 import type { LinkVersions } from '../link/hello.ts';
 import { canReuseContexts } from '../link/zstd-context.ts';
+import { drainUntilClosed } from '../raw-relay.ts';
 import { PassCounter } from '../stream/pass-counter.ts';
 import { RamBlocks } from '../stream/ram-blocks.ts';
 import { Pace } from './pace.ts';
@@ -152,6 +153,8 @@ export class SourceMigration {
   rawReason: RawReason | undefined;
   ramEnded = false;
   failure: Error | undefined;
+  /** False when the first connection turned out to be another: then main is one of which nothing is known yet. */
+  firstMayBeMain = true;
   /** What first broke a connection that was relayed raw: no failure of ours, QEMU sees what it would see without us. */
   relayFailure: Error | undefined;
 
@@ -197,9 +200,13 @@ export class SourceMigration {
    * next one is opened only after this one's HELLO was answered: QEMU 7.2's receiver takes the first as its main channel.
    */
   accept(qemu: Socket): void {
-    if (this.failure !== undefined || this.#connections.size >= MAX_CONNECTIONS) {
-      if (this.failure === undefined)
-        this.options.log('connection refused: too many', { limit: MAX_CONNECTIONS });
+    if (this.failure !== undefined) {
+      // A channel that comes late, to a QEMU that has lost its main connection.
+      drainUntilClosed(qemu);
+      return;
+    }
+    if (this.#connections.size >= MAX_CONNECTIONS) {
+      this.options.log('connection refused: too many', { limit: MAX_CONNECTIONS });
       qemu.destroy();
       return;
     }
@@ -397,7 +404,6 @@ export class SourceMigration {
     }
   }
 
-  /** Both of its sockets are closed, or will be without us. */
   closed(connection: SourceConnection): void {
     this.#connections.delete(connection);
     if (this.#connections.size === 0) this.compressor?.release();

@@ -64,7 +64,7 @@ export class StreamBatcher {
   #length = 0;
   /** Stream offset of what is held. */
   #start = 0;
-  /** The kernel may write behind what is held at any time: neither that nor the assembly may go elsewhere. */
+  /** The socket's next read goes behind what is held, for the address was given away: neither that nor the assembly may go elsewhere. */
   #roomIsOut = false;
   /** Pages announced and not yet cut, as stream offsets; a queue in [#head, #tail). */
   #announced = new Float64Array(1024);

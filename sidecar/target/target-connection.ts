@@ -308,6 +308,10 @@ export class TargetConnection {
 
   #goFramed(qemu: Socket): void {
     this.#link = readFramesInPlace(this.#link, (bytes) => this.#onLinkBytes(bytes), this.#linkEnds);
+    if (this.#isClosed()) {
+      qemu.destroy();
+      return;
+    }
     this.#state = 'framed';
     this.#keepAlive.start();
     qemu.on('data', (bytes: Buffer) => {
@@ -493,7 +497,7 @@ export class TargetConnection {
       digests,
       missing,
     };
-    for (const part of resendFrame(fields)) this.#link.write(part);
+    for (const part of resendFrame(fields)) this.#write(part);
   }
 
   #onPatch(frame: PatchFrame): void {
@@ -587,12 +591,12 @@ export class TargetConnection {
     link.write(bytes);
   }
 
-  /** Answers to what one turn of the event loop brought go out together: each write costs more than what is in it. */
+  /** Answers to what one read brought go out together: each write costs more than what is in it. */
   #gatherWrites(link: Socket): void {
     if (this.#isGathering) return;
     this.#isGathering = true;
     link.cork();
-    setImmediate(() => {
+    process.nextTick(() => {
       this.#isGathering = false;
       link.uncork();
     });
