@@ -1,10 +1,10 @@
 import { execFileSync } from 'node:child_process';
 import { expect, it } from 'vitest';
-import { BUFFERS_COUNT_AS_HEAP } from './garbage-collection.ts';
+import { BUFFERS_COUNT_AS_HEAP, CODE_IS_GARBAGE } from './garbage-collection.ts';
 
-it('the option is one that this V8 has', () => {
+it.each([BUFFERS_COUNT_AS_HEAP, CODE_IS_GARBAGE])('%s is an option that this V8 has', (option) => {
   const options = execFileSync(process.execPath, ['--v8-options'], { encoding: 'utf8' });
-  expect(options).toMatch(new RegExp(`^ *${BUFFERS_COUNT_AS_HEAP} `, 'm'));
+  expect(options).toMatch(new RegExp(`^ *${option} `, 'm'));
 });
 
 it('with it, fewer collections for the same garbage', () => {
@@ -37,4 +37,21 @@ it('collectAll gives back what garbage took, the young generation too', () => {
   const { took, left } = JSON.parse(execFileSync(process.execPath, options, { encoding: 'utf8' }));
   expect(took).toBeGreaterThan(8 * 1024);
   expect(left).toBeLessThan(took / 3);
+});
+
+it('collectAll drops the code of functions that ran, and they run again', () => {
+  const program = `
+    import v8 from 'node:v8';
+    import { collectAll } from '${new URL('./garbage-collection.ts', import.meta.url)}';
+    const functions = Array.from({ length: 300 }, (_, i) => new Function('x', 'return x + ' + i + ';' + 'x = x * 2;'.repeat(200)));
+    const all = () => functions.reduce((sum, one) => sum + one(1), 0);
+    all();
+    const before = v8.getHeapCodeStatistics().bytecode_and_metadata_size;
+    collectAll();
+    const after = v8.getHeapCodeStatistics().bytecode_and_metadata_size;
+    process.stdout.write(JSON.stringify({ before, after, sum: all() }));`;
+  const options = ['--expose-gc', '--input-type=module', '-e', program];
+  const { before, after, sum } = JSON.parse(execFileSync(process.execPath, options, { encoding: 'utf8' }));
+  expect(after).toBeLessThan(before / 2);
+  expect(sum).toBe((300 * 299) / 2 + 300);
 });
