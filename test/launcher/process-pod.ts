@@ -125,13 +125,13 @@ export class ProcessPod {
     return this.#child.exitCode !== null || this.#child.signalCode !== null;
   }
 
-  /** SIGTERM; SIGKILL after five seconds. */
-  async terminate(): Promise<{ elapsedMs: number; code: number | null }> {
+  /** SIGTERM, or another; SIGKILL after five seconds. */
+  async terminate(signal: NodeJS.Signals = 'SIGTERM'): Promise<{ elapsedMs: number; code: number | null }> {
     for (const server of this.#servers.splice(0)) server.close();
     if (this.#ended) return { elapsedMs: 0, code: this.#child.exitCode };
     const startedMs = performance.now();
     const ended = new Promise<number | null>((done) => this.#child.once('exit', (code) => done(code)));
-    this.#child.kill('SIGTERM');
+    this.#child.kill(signal);
     const killer = setTimeout(() => this.#child.kill('SIGKILL'), 5000);
     const code = await ended;
     clearTimeout(killer);

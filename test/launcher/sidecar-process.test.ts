@@ -275,6 +275,54 @@ describe('the sidecar process', () => {
   });
 
   it.each([
+    { what: 'it is stopped', signal: 'SIGTERM', code: 0, hub: true },
+    { what: 'it is stopped and its hub is away', signal: 'SIGTERM', code: 0, hub: false },
+    { what: 'a mistake of ours is noticed', signal: 'SIGUSR2', code: 1, hub: true },
+  ] as const)(
+    'when $what it takes main from QEMU, and lets it close its channel itself',
+    async ({ signal, code, hub }) => {
+      await startHub();
+      const mistake = "process.on('SIGUSR2',()=>{throw new Error('a mistake')})";
+      const [source, target] = [
+        await startPod({ NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(mistake)}` }),
+        await startPod(),
+      ];
+      const migration = await playMigration(source, target);
+      coordinate(migration);
+      await Promise.all([isTaken(source), isTaken(target)]);
+      const streams = generateMigration({
+        ...{ qemu: '10.0', channels: 1, seed: 4, rounds: 2 },
+        ramBlocks: [{ name: 'pc.ram', pageCount: BLOCKS }],
+      });
+      const [main, channel] = [streams.main, streams.multifd[0] as Uint8Array].map((stream) => {
+        const socket = connect({
+          path: source.socket(migration.migrationUid, 'stream'),
+          allowHalfOpen: true,
+        });
+        socket.on('error', () => socket.destroy());
+        socket.resume();
+        socket.write(stream.subarray(0, stream.length / 2));
+        return socket;
+      }) as [Socket, Socket];
+      await expect.poll(() => migration.received.filter((chunks) => chunks.length > 0).length).toBe(2);
+      if (!hub) await coordinator.stop();
+      const mainEnds = new Promise<void>((resolve) => main.once('end', resolve).once('close', resolve));
+      const ending = source.terminate(signal);
+      await mainEnds;
+      await sleep(100);
+      await new Promise<void>((resolve, reject) => {
+        channel.write(Buffer.alloc(1 << 20), (error) => (error ? reject(error) : resolve()));
+      });
+      channel.destroy();
+      main.destroy();
+      const ended = await ending;
+      expect(ended.code).toBe(code);
+      expect(ended.elapsedMs).toBeLessThan(1000);
+      if (hub) expect(coordinator.view(migration.migrationUid)?.results.source?.outcome).toBe('failed');
+    },
+  );
+
+  it.each([
     ['without restrictions', '', { idle: 0, hung: 0 }],
     // What execve needs is not allowed, so that a hung thread is ended by an abort, which has no exit code.
     ['under --permission', 'restricted', { idle: 0, hung: null }],
