@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { GuestObserver, GuestTimeoutError } from './guest-observer.ts';
+import { GuestObserver, GuestTimeoutError, UnsoundGuestError } from './guest-observer.ts';
 
 interface Said {
   counter: number;
@@ -103,8 +103,10 @@ describe('GuestObserver', () => {
     expect(observer.report().selfCheck).toBe('none');
     await say(source, { counter: 2, verified: 150 });
     expect(observer.report()).toMatchObject({ verifiedSlices: 50, failedSlices: 0, selfCheck: 'ok' });
+    expect(() => observer.requireSound()).not.toThrow();
     await say(source, { counter: 3, verified: 151, failed: 1 });
     expect(observer.report()).toMatchObject({ failedSlices: 1, selfCheck: 'failed' });
+    expect(() => observer.requireSound()).toThrow(UnsoundGuestError);
   });
 
   it('repeats a command until it is accepted, and returns when it is finished', async () => {

@@ -48,6 +48,17 @@ export class GuestTimeoutError extends Error {
   }
 }
 
+/** The guest says that its own memory or disk is not what it should be, before anything was done with it. */
+export class UnsoundGuestError extends Error {
+  readonly code = 'NASMIG_LAB_UNSOUND_GUEST';
+  constructor(failedSlices: number, failure: string) {
+    super(
+      `the guest found ${failedSlices} wrong or unreadable slices while it was prepared (${failure}); see its serial log and the space that is left on the disk, and run it again`,
+    );
+    this.name = 'UnsoundGuestError';
+  }
+}
+
 interface Heard {
   beacon: Beacon;
   socket: string;
@@ -82,6 +93,12 @@ export class GuestObserver {
   /** The last beacon, from whichever QEMU. */
   get last(): Beacon | null {
     return this.#last?.beacon ?? null;
+  }
+
+  /** Throws when the guest has found anything wrong since it was started: a state that is saved of it would be no ground to judge by. */
+  requireSound(): void {
+    const { failedSlices = 0, failure = '' } = this.last ?? {};
+    if (failedSlices > 0) throw new UnsoundGuestError(failedSlices, failure);
   }
 
   /** Begins a new report: gaps and counts of before are forgotten, the last beacon is where the next gap begins. */

@@ -163,6 +163,7 @@ async function saveWarmState(
       (beacon) => beacon.counter > ready.counter + SETTLE_BEACONS,
       READY_TIMEOUT_MS,
     );
+    observer.requireSound();
     await qemu.pause();
     await qemu.dumpMemory(dumpPath, of.profile.memoryMiB);
     await qemu.saveState(join(directory, 'state'));

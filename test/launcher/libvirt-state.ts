@@ -95,6 +95,7 @@ async function bootAndSave(
     const ready = await observer.waitFor('become ready', (beacon) => beacon.ready, READY_TIMEOUT_MS);
     const settled = ready.counter + SETTLE_BEACONS;
     await observer.waitFor('settle', (beacon) => beacon.counter > settled, READY_TIMEOUT_MS);
+    observer.requireSound();
     const saved = join(POD_PATHS.observer, STATE_NAME);
     await pod.virsh(['save', GUEST_DOMAIN, saved], { timeoutMs: SAVE_TIMEOUT_MS });
     await cp(join(pod.observerDirectory, STATE_NAME), join(path, STATE_NAME));
