@@ -555,8 +555,11 @@ export class SourceConnection implements PageSink {
   }
 
   #release(): void {
-    if (this.#migration.pace.phase === 'released') return;
-    this.#migration.pace.release();
+    const { pace, options } = this.#migration;
+    if (pace.phase === 'released') return;
+    if (pace.phase === 'first-pass')
+      options.log('one pass was enough', { remainingBytes: pace.remainingBytes });
+    pace.release();
     this.#migration.regulate();
   }
 
