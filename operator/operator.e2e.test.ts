@@ -249,6 +249,8 @@ describe('operator on a real API server', () => {
     await world.operator?.stop();
     await eventually(() => expect(source.rawReason).toBe('OperatorStopping'));
     await world.startOperator();
+    // On a busy machine its next try comes later than the operator waits for a result.
+    await eventually(() => expect(source.client.connected).toBe(true));
     source.finish();
     await world.kubevirt.succeed(where.vm, vmim, targetPod, 'node-2');
     expect((await world.waitForPhase(where, 'Succeeded', 'move-db', 40_000)).result).toMatchObject({

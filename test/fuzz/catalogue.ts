@@ -63,8 +63,8 @@ export const CATALOGUE: Readonly<Record<string, CatalogueEntry>> = {
       {
         what: 'a batch loses the beginning of a page that is still to come',
         file: 'sidecar/source/stream-batcher.ts',
-        instead: 'this.#assembly.copyWithin(0, length, this.#length);',
-        of: 'this.#assembly.copyWithin(0, length + 1, this.#length);',
+        instead: 'this.#base += length;',
+        of: 'this.#base += length + 1;',
       },
     ],
   },
@@ -309,7 +309,7 @@ export const CATALOGUE: Readonly<Record<string, CatalogueEntry>> = {
       {
         what: 'an object of an unexpected shape throws',
         file: 'operator/kubevirt/objects.ts',
-        instead: 'const parsed = vmimSchema.safeParse(withStatus(object));',
+        instead: 'const parsed = checked(vmimSchema, withStatus(object));',
         of: 'const parsed = { success: true as const, data: vmimSchema.parse(withStatus(object)) };',
       },
     ],
