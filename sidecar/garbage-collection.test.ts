@@ -10,9 +10,10 @@ it.each([BUFFERS_COUNT_AS_HEAP, CODE_IS_GARBAGE])('%s is an option that this V8 
 it('with it, fewer collections for the same garbage', () => {
   const collections = (options: string[]): number => {
     const program = `
-      const kept = Array.from({ length: 64 }, () => Buffer.alloc(1 << 20));
-      for (let i = 0; i < 20_000; i++) kept[i % 64] = Buffer.allocUnsafeSlow(1 << 18);
-      process.stdout.write(String(kept.length));`;
+      const kept = Array.from({ length: 40 }, (_, i) => Array.from({ length: 20_000 }, () => ({ i })));
+      let last;
+      for (let i = 0; i < 20_000; i++) last = Buffer.allocUnsafeSlow(1 << 18);
+      process.stdout.write(String(kept.length + last.length));`;
     const trace = execFileSync(process.execPath, [...options, '--trace-gc', '-e', program], {
       encoding: 'utf8',
     });
