@@ -5,6 +5,7 @@
 
 import { connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, it, vi } from 'vitest';
+import { ShutdownError } from './connection-errors.ts';
 import {
   ABORT_PROTOCOL,
   ABORT_RETURN_PATH_STUCK,
@@ -272,6 +273,26 @@ describe('a source that opens more connections than a migration may have', () =>
     expect(running.log.some((line) => line.includes(`${MAX_CONNECTIONS} connections are open already`))).toBe(
       true,
     );
+  });
+});
+
+describe('whoever connects to a source whose migration has failed', () => {
+  it('is read from, as a channel of QEMU that comes late, but for more than a migration may have', async () => {
+    const { volume } = guest({ channels: 0, pages: 50 });
+    const { source, qemu } = await rig({ volumes: [volume] });
+    await qemu();
+    expect(await within(1000, () => source.connections === 1)).toBe(true);
+    source.abort(new ShutdownError());
+    const late: Socket[] = [];
+    for (let i = 0; i <= MAX_CONNECTIONS; i++) {
+      const socket = await qemu();
+      late.push(socket.resume());
+    }
+    expect(
+      await within(2000, () => late.some(({ destroyed, readableEnded }) => destroyed || readableEnded)),
+    ).toBe(true);
+    const refused = late.filter(({ destroyed, readableEnded }) => destroyed || readableEnded);
+    expect(refused).toEqual([late.at(-1)]);
   });
 });
 

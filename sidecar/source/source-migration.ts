@@ -161,6 +161,8 @@ export class SourceMigration {
   readonly #connections = new Set<SourceConnection>();
   #opening: Promise<void> = Promise.resolve();
   #accepted = 0;
+  /** Channels that came to a QEMU that had lost its main connection. */
+  #late = 0;
   #literalStreamBytes = 0;
   #literalLinkBytes = 0;
   #resentStreamBytes = 0;
@@ -200,14 +202,14 @@ export class SourceMigration {
    * next one is opened only after this one's HELLO was answered: QEMU 7.2's receiver takes the first as its main channel.
    */
   accept(qemu: Socket): void {
-    if (this.failure !== undefined) {
-      // A channel that comes late, to a QEMU that has lost its main connection.
-      drainUntilClosed(qemu);
-      return;
-    }
-    if (this.#connections.size >= MAX_CONNECTIONS) {
+    if (this.#connections.size + this.#late >= MAX_CONNECTIONS) {
       this.options.log('connection refused: too many', { limit: MAX_CONNECTIONS });
       qemu.destroy();
+      return;
+    }
+    if (this.failure !== undefined) {
+      this.#late += 1;
+      drainUntilClosed(qemu);
       return;
     }
     const connection = new SourceConnection(this, this.#accepted, qemu);
