@@ -1,5 +1,6 @@
-// Reads a socket to where its owner wants the bytes: one buffer that is used again and again, or a new place each time. Node's 'data' events bring a new buffer of 64 KiB for every read: at
-// a GiB of guest memory that is 16,000 of them, and collecting them costs more than all else that is done with the stream.
+// Reads a socket to where its owner wants the bytes: one buffer that is used again and again, or a new place each time. Node's 'data'
+// events bring a new buffer of 64 KiB for every read: at a GiB of guest memory that is 16,000 of them, and collecting them costs more
+// than all else that is done with the stream.
 // For an accepted socket Node has this only by moving its handle into a new Socket, which its documentation does not describe; where
 // that is not possible any more, 'data' events serve as well, only slower (docs/adr/0006).
 

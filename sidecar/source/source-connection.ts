@@ -356,7 +356,6 @@ export class SourceConnection implements PageSink {
     this.#opening = [];
     // The finder saw these bytes already; only what it announced was noted, so they are just collected here.
     for (const bytes of held) this.#collect(bytes, false);
-    if (this.#isClosed()) return;
     this.#readInPlace();
     if (this.#isClosed()) return;
     this.#cut();
@@ -367,7 +366,7 @@ export class SourceConnection implements PageSink {
   /** From here on a socket's bytes are read to where batches are cut from. */
   #readInPlace(): void {
     const accepted = this.#qemu;
-    if (this.#qemuEnded || accepted.destroyed) return;
+    if (this.#isClosed() || this.#qemuEnded || accepted.destroyed) return;
     accepted.removeAllListeners('data');
     for (const bytes of bufferedIn(accepted)) {
       this.#migration.pace.take(bytes.length, this.#migration.options.now());

@@ -593,15 +593,10 @@ export class TargetConnection {
 
   /** Answers to what one read brought go out together: each write costs more than what is in it. */
   #gatherWrites(link: Socket): void {
-    if (this.#isGathering) return;
-    this.#isGathering = true;
+    if (link.writableCorked > 0) return;
     link.cork();
-    process.nextTick(() => {
-      this.#isGathering = false;
-      link.uncork();
-    });
+    process.nextTick(() => link.uncork());
   }
-  #isGathering = false;
 
   #onLinkClose(): void {
     // A stranger, or a source that went before it greeted: no connection of this migration.

@@ -37,7 +37,8 @@ const USAGE = `usage: make demo [GUEST=${PROFILE_NAMES.join('|')}] [LINK=Mbit/s]
 
 /** Without an end after this long the demo fails. */
 const TIMEOUT_MS = 240_000;
-const PROGRESS_MS = 250;
+/** As often as a sidecar reports. */
+const PROGRESS_MS = 1000;
 const DUMP_TIMEOUT_MS = 120_000;
 const VM = 'db';
 /** examples/nas-aware-migration.yaml moves `db` in this namespace. */

@@ -13,10 +13,8 @@ const NAME = 'nasmig_arming_seconds';
 
 /** From the target's socket being taken to GO, over all migrations of the process. Undefined when none was armed. */
 export function armingTimes(metrics: string): ArmingTimes | undefined {
-  const value = (line: string): number => {
-    const found = metrics.split('\n').find((one) => one.startsWith(line));
-    return found === undefined ? 0 : Number(found.slice(found.lastIndexOf(' ') + 1));
-  };
+  const lines = metrics.split('\n');
+  const value = (series: string): number => figureOf(lines.find((line) => line.startsWith(series)));
   const count = value(`${NAME}_count`);
   if (count === 0) return undefined;
   return {
@@ -45,10 +43,8 @@ export function runningFigures(
     .split('\n')
     .filter((line) => line.startsWith('nasmig_migration_') && line.includes(labels));
   if (lines.length === 0) return undefined;
-  const value = (name: string, kind = ''): number => {
-    const found = lines.find((line) => line.startsWith(`nasmig_migration_${name}{`) && line.includes(kind));
-    return found === undefined ? 0 : Number(found.slice(found.lastIndexOf(' ') + 1));
-  };
+  const value = (name: string, kind = ''): number =>
+    figureOf(lines.find((line) => line.startsWith(`nasmig_migration_${name}{`) && line.includes(kind)));
   const pages = (kind: keyof PageCounts): number => value('pages', `kind="${kind}"`);
   return {
     pages: {
@@ -61,4 +57,9 @@ export function runningFigures(
     remainingBytes: value('remaining_bytes'),
     qemuBytes: value('qemu_bytes'),
   };
+}
+
+/** What a line of the page says; 0 where there is no such line. */
+function figureOf(line: string | undefined): number {
+  return line === undefined ? 0 : Number(line.slice(line.lastIndexOf(' ') + 1));
 }
