@@ -5,11 +5,23 @@
 // In the first pass the accepted rate decays with what remains; afterwards it is what the link really carries.
 // Pure: time comes in as an argument, in milliseconds.
 
-/** Margin over the downtime limit: QEMU's rate is that of a window up to 100 ms old, and the rate decays meanwhile. */
-const WINDOW_MARGIN_MS = 300;
+/**
+ * Margin over the downtime limit, at least: QEMU's rate is that of a window of 100 ms up to 100 ms ago, and the rate decays meanwhile; in that window
+ * may be what a pause saved up, and a packet more than was accepted.
+ */
+const LEAST_MARGIN_MS = 300;
+/** Of the limit: the longer it is, the more of QEMU's estimate is a window's chance. */
+const MARGIN_SHARE = 0.5;
 
 /** Bytes per connection that QEMU and the kernel's unix socket may hold beyond what we have read. */
 const UNSEEN_BYTES_PER_CONNECTION = 1024 * 1024;
+
+/** QEMU counts a multifd packet, up to 128 pages, when its last byte was accepted. */
+const PACKET_BYTES = 512 * 1024;
+const QEMU_WINDOW_MS = 100;
+
+/** With this many times what packets of all channels that end in one window let QEMU take for little enough, they begin to take turns. */
+const TURNS_FROM = 4;
 
 /** Tokens never pile up for longer than this, so that a pause is not followed by a burst. */
 const BURST_MS = 20;
@@ -109,6 +121,22 @@ export class Pace {
     else this.#probe = 1;
   }
 
+  /**
+   * True where packets that end together could make QEMU stop the VM: there each is read to its end before the next one, so that QEMU's windows
+   * see them end evenly. Before that connections are read side by side, which is faster.
+   */
+  get readsInTurns(): boolean {
+    if (!this.#enabled || this.#phase === 'released') return false;
+    if (this.#phase === 'later-pass') return true;
+    const together = (this.#connections * PACKET_BYTES * this.#downtimeLimitMs) / QEMU_WINDOW_MS;
+    return this.#remainingBytes <= TURNS_FROM * together;
+  }
+
+  /** In the first pass, what is left is accepted at a rate at which it would take this long. */
+  get #horizonMs(): number {
+    return this.#downtimeLimitMs + Math.max(LEAST_MARGIN_MS, this.#downtimeLimitMs * MARGIN_SHARE);
+  }
+
   /** What the link carries of the stream for as long as need be, in bytes per second. */
   get #sustained(): number {
     return Math.max(MIN_BYTES_PER_SECOND, this.#linkBytesPerSecond * this.#resentRatio * this.#probe);
@@ -126,8 +154,7 @@ export class Pace {
       (2 * this.#sustained * this.#downtimeLimitMs) / 1000 + this.#connections * UNSEEN_BYTES_PER_CONNECTION;
     if (this.#remainingBytes <= decisionBytes) return DECISION_QUEUE_MS;
     // With the decaying pace it takes (limit + margin) x ln(remaining / there) to come from here to there.
-    const untilDecisionMs =
-      (this.#downtimeLimitMs + WINDOW_MARGIN_MS) * Math.log(this.#remainingBytes / decisionBytes);
+    const untilDecisionMs = this.#horizonMs * Math.log(this.#remainingBytes / decisionBytes);
     return Math.min(BULK_QUEUE_MS, Math.max(DECISION_QUEUE_MS, untilDecisionMs / 2));
   }
 
@@ -137,7 +164,7 @@ export class Pace {
     const sustained = this.#sustained;
     if (this.#phase === 'later-pass') return sustained;
     const ahead = this.#remainingBytes - this.#connections * UNSEEN_BYTES_PER_CONNECTION;
-    return Math.max(sustained, (ahead * 1000) / (this.#downtimeLimitMs + WINDOW_MARGIN_MS));
+    return Math.max(sustained, (ahead * 1000) / this.#horizonMs);
   }
 
   /** Counts bytes just read from QEMU. */

@@ -77,6 +77,7 @@ import type {
 import type { PassChannel } from '../stream/pass-counter.ts';
 import type { RamBlock } from '../stream/ram-blocks.ts';
 import { type PageHashes, Planner } from './planner.ts';
+import type { TurnTaker } from './reading-turns.ts';
 import type { SourceMigration } from './source-migration.ts';
 import { type StreamBatch, StreamBatcher } from './stream-batcher.ts';
 
@@ -123,7 +124,7 @@ interface KeptBatch {
 
 type State = 'opening' | 'greeting' | 'framed' | 'raw' | 'ending' | 'closed';
 
-export class SourceConnection implements PageSink {
+export class SourceConnection implements PageSink, TurnTaker {
   readonly ordinal: number;
   readonly #migration: SourceMigration;
   readonly #passes: PassChannel;
@@ -160,6 +161,8 @@ export class SourceConnection implements PageSink {
   #nextNumber = 0;
   #delivered = 0;
   #streamBytes = 0;
+  /** Stream offset at which the multifd packet that was begun last ends; 0 on main. */
+  #packetEnd = 0;
   #sentBytes = 0;
   #creditLimit = INITIAL_CREDIT_BYTES;
   #outstandingBytes = 0;
@@ -376,7 +379,7 @@ export class SourceConnection implements PageSink {
     this.#qemu = readInPlace(
       accepted,
       (bytes) => this.#guard(() => this.#onQemuBytes(bytes)),
-      () => this.#batcher.room(),
+      () => this.#batcher.room(this.#migration.readBytes),
     );
     // Also where it stays the accepted one: what was buffered may have let it go on.
     this.#qemuPaused = true;
@@ -415,9 +418,13 @@ export class SourceConnection implements PageSink {
   #onQemuBytes(bytes: Buffer): void {
     if (this.#state === 'opening') this.#onOpeningBytes(bytes);
     else if (this.#state === 'framed') {
-      this.#migration.pace.take(bytes.length, this.#migration.options.now());
+      const { pace, turns, options } = this.#migration;
+      const packetEnd = this.#packetEnd;
+      pace.take(bytes.length, options.now());
+      turns.progressed(this);
       this.#collect(bytes, true);
       this.#armIdleFlush();
+      if (packetEnd <= this.#streamBytes) turns.passOn(this);
       this.regulate();
     } else if (this.#state === 'greeting') {
       // Read before the pause took effect.
@@ -518,6 +525,7 @@ export class SourceConnection implements PageSink {
 
   pages(streamOffset: number, ramBlock: number, pageNumbers: Uint32Array, count: number): void {
     this.#batcher.announce(streamOffset, count);
+    if (!this.#isMain) this.#packetEnd = streamOffset + count * PAGE_BYTES;
     this.#markSeen(ramBlock, pageNumbers, count);
   }
 
@@ -817,7 +825,13 @@ export class SourceConnection implements PageSink {
       );
       return;
     }
-    this.#resumeQemu();
+    const isInsidePacket = this.#streamBytes < this.#packetEnd;
+    if (isInsidePacket && migration.pace.readsInTurns && !migration.turns.mayRead(this)) this.#pauseQemu();
+    else this.#resumeQemu();
+  }
+
+  get isReading(): boolean {
+    return !this.#qemuPaused;
   }
 
   #pauseQemu(): void {
@@ -1055,6 +1069,7 @@ export class SourceConnection implements PageSink {
     const mayDrain = error !== undefined && this.#state !== 'raw' && this.#isChannel;
     this.#state = 'closed';
     this.#migration.options.remoteHashes?.detach(this);
+    this.#migration.turns.passOn(this);
     clearTimeout(this.#paceTimer);
     clearTimeout(this.#idleTimer);
     clearTimeout(this.#limitTimer);

@@ -16,6 +16,7 @@ import { RamBlocks } from '../stream/ram-blocks.ts';
 import { Pace } from './pace.ts';
 import { PipeRate } from './pipe-rate.ts';
 import { RateLimit } from './rate-limit.ts';
+import { ReadingTurns } from './reading-turns.ts';
 import { ReferenceThrottle } from './reference-throttle.ts';
 import type { RemoteBlockHashes } from './remote-block-hashes.ts';
 import { RouteChoice } from './route-choice.ts';
@@ -38,6 +39,7 @@ const MIN_WINDOW_BYTES = 512 * 1024;
 
 /** Batches while QEMU may decide: small, so that no byte waits long behind others. */
 const DECISION_BATCH_BYTES = 128 * 1024;
+const DECISION_READ_BYTES = 64 * 1024;
 
 /** With less than this under way, a batch of a MiB from every connection would be most of it. */
 const BULK_FROM_QUEUE_MS = 200;
@@ -124,6 +126,7 @@ export class SourceMigration {
   readonly deliveryRate = new PipeRate();
   readonly throttle = new ReferenceThrottle();
   readonly routes = new RouteChoice();
+  readonly turns = new ReadingTurns(() => this.pace.waitMs(this.options.now()) > 0);
   /** What the operator allows on the link; once the VM is stopped only downtime counts, as with QEMU's own limit. */
   readonly linkLimit: RateLimit;
   readonly pool = new AssemblyPool(BULK_WINDOW_BYTES);
@@ -256,6 +259,11 @@ export class SourceMigration {
   /** How large a batch may grow now. */
   get batchBytes(): number {
     return this.inBulk ? BULK_BATCH_BYTES : DECISION_BATCH_BYTES;
+  }
+
+  /** How much one read may take: nearer to QEMU's decision what is accepted at once counts. */
+  get readBytes(): number {
+    return this.inBulk && !this.pace.readsInTurns ? BULK_BATCH_BYTES : DECISION_READ_BYTES;
   }
 
   /** While much may be under way, batches are large and may wait; nearer to QEMU's decision every byte in hand is downtime. */

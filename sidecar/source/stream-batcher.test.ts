@@ -128,9 +128,11 @@ describe('StreamBatcher', () => {
             }
           };
           reads.forEach((most, i) => {
-            const room = batcher.room();
-            expect(room.length).toBeGreaterThanOrEqual(PAGE_BYTES);
             const choice = choices[i % choices.length] as number;
+            const wanted = choice === 4 ? 64 * 1024 : BULK_BATCH_BYTES;
+            const room = batcher.room(wanted);
+            expect(room.length).toBeGreaterThanOrEqual(PAGE_BYTES);
+            expect(room.length).toBeLessThanOrEqual(wanted);
             if (choice < 3) cut();
             if (choice % 2 === 0) acknowledge();
             const read = room.subarray(0, Math.min(most, room.length));
@@ -153,7 +155,7 @@ describe('StreamBatcher', () => {
 
   it('does not take bytes that were read elsewhere while a read is under way', () => {
     const batcher = new StreamBatcher(new AssemblyPool(4 * BULK_BATCH_BYTES));
-    const room = batcher.room();
+    const room = batcher.room(BULK_BATCH_BYTES);
     expect(() => batcher.append(Buffer.alloc(10), 0, BULK_BATCH_BYTES)).toThrow(RangeError);
     expect(batcher.append(room.subarray(0, 10), 0, BULK_BATCH_BYTES)).toBe(10);
     expect(batcher.append(Buffer.alloc(10), 0, BULK_BATCH_BYTES)).toBe(10);
@@ -163,7 +165,7 @@ describe('StreamBatcher', () => {
     const batcher = new StreamBatcher(new AssemblyPool(4 * BULK_BATCH_BYTES));
     const places = new Set<ArrayBufferLike>();
     while (!batcher.isFull(BULK_BATCH_BYTES)) {
-      const room = batcher.room();
+      const room = batcher.room(BULK_BATCH_BYTES);
       places.add(room.buffer);
       batcher.append(room.subarray(0, 200_000), 0, BULK_BATCH_BYTES);
     }

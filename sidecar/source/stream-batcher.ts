@@ -88,15 +88,15 @@ export class StreamBatcher {
   }
 
   /**
-   * Memory for the next read, behind what is held; it is not empty when a full batch is cut at once. Until the bytes that were read are appended
-   * nothing else can be.
+   * Memory for the next read of up to `bytes`, behind what is held; it is not empty when a full batch is cut at once. Until the bytes that were read
+   * are appended nothing else can be.
    */
-  room(): Buffer {
+  room(bytes: number): Buffer {
     if (this.#assembly.length - this.#base - this.#length < LEAST_ROOM_BYTES) this.#moveToBeginning();
     this.#roomIsOut = true;
     const { buffer, byteOffset, byteLength } = this.#assembly;
     const held = this.#base + this.#length;
-    return Buffer.from(buffer, byteOffset + held, byteLength - held);
+    return Buffer.from(buffer, byteOffset + held, Math.min(bytes, byteLength - held));
   }
 
   /**
