@@ -157,6 +157,11 @@ const texts = {
     meaning: 'reads from the NAS missed their deadline, so that the volume is off for this migration',
     nextStep: 'check the NAS and the storage network',
   },
+  NasReadFailed: {
+    meaning: 'reads from the NAS failed with an error, so that the volume is off for this migration',
+    nextStep:
+      "read the error in the target sidecar's log (NAS read failed); check the export, and that the volume was neither replaced nor made smaller",
+  },
   SidecarStopping: {
     meaning: 'the sidecar was told to stop',
     nextStep: 'nothing to do',

@@ -360,22 +360,34 @@ describe('source and target pipelines', () => {
     const outcome = await runPipeline({ streams, writes, volumes: [volume], ...made, answer: SHUT });
     expectSameBytes(outcome, streams);
     expect(outcome.source.referencesOff).toBe(true);
+    expect(outcome.source.offReason(0)).toBe('NasReadFailed');
+    expect(outcome.log.filter((line) => line.startsWith('references off'))).toEqual([
+      'references off {"volume":"root","reason":"NasReadFailed","detail":"the target could not read it"}',
+    ]);
     expect(outcome.source.counters.resentPages).toBeGreaterThan(0);
   });
 
   it('a volume that fails costs the references to that volume alone', async () => {
     const { volume: whole, streams, writes } = guestAndVolume(0, 5);
-    const half = Math.floor(whole.sizeBytes / PAGE_BYTES / 2) * PAGE_BYTES;
-    const [broken, sound] = [whole.content.subarray(0, half), whole.content.subarray(half)].map(
-      (content, i) => new MemoryVolume(`disk${i}`, content),
-    ) as [MemoryVolume, MemoryVolume];
+    // Block by block in turn, so that every batch refers to both.
+    const [broken, sound] = [0, 1].map((which) => {
+      const volume = new MemoryVolume(`disk${which}`, Buffer.alloc(whole.sizeBytes / 2));
+      for (let block = 0; block < volume.blockCount; block++)
+        whole.content.copy(volume.content, block * PAGE_BYTES, (2 * block + which) * PAGE_BYTES);
+      return volume;
+    }) as [MemoryVolume, MemoryVolume];
     const volumes = [broken, sound];
     const made = indexOf(volumes);
     broken.failure = Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' });
+    // Many batches refer to it before the first of them has failed.
+    broken.delayMs = 200;
+    // Beside a page that is missing, one that is wrong says nothing against its volume.
+    for (const block of [20, 30, 40, 50]) randomBytes(PAGE_BYTES).copy(sound.content, block * PAGE_BYTES);
     const outcome = await runPipeline({ streams, writes, volumes, ...made, answer: SHUT });
     expectSameBytes(outcome, streams);
-    expect([...outcome.source.volumesOff]).toEqual([1, 0]);
+    expect([0, 1].map((volume) => outcome.source.offReason(volume))).toEqual(['NasReadFailed', undefined]);
     expect(outcome.source.referencesOff).toBe(false);
+    expect(outcome.source.throttle.stops).toBe(0);
     const { resentPages, referencePages } = outcome.source.counters;
     expect(resentPages).toBeGreaterThan(0);
     expect(referencePages).toBeGreaterThan(resentPages);
@@ -395,6 +407,7 @@ describe('source and target pipelines', () => {
     });
     expectSameBytes(outcome, streams);
     expect(outcome.source.referencesOff).toBe(true);
+    expect(outcome.source.offReason(0)).toBe('NasTooSlow');
   });
 
   it('a target that cannot read the volume gets literals', async () => {

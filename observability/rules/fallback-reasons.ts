@@ -40,6 +40,7 @@ const isFault: Readonly<Record<Reason, boolean>> = {
   PostCopyAnnounced: true,
   UnknownStream: true,
   NasTooSlow: true,
+  NasReadFailed: true,
   SidecarStopping: true,
   SidecarRestarted: true,
   InternalError: true,

@@ -1,6 +1,9 @@
 import { afterEach, expect, it, vi } from 'vitest';
 import { BlockIndex } from '../index/block-index.ts';
+import type { Volume } from '../nas/volume.ts';
 import { RouteChoice } from '../source/route-choice.ts';
+import { SourceMigration } from '../source/source-migration.ts';
+import { MemoryVolume } from '../test-pipeline.ts';
 import type { PipelineOptions } from './pipeline.ts';
 import { SourcePipeline } from './source-pipeline.ts';
 
@@ -8,7 +11,7 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-function pipeline(limits: Partial<PipelineOptions>): SourcePipeline {
+function pipeline(limits: Partial<PipelineOptions>, volumes: readonly Volume[] = []): SourcePipeline {
   const index = BlockIndex.create({
     volumes: [{ name: 'root', sizeBytes: 65_536 }],
     seed: { hi: 1, lo: 2 },
@@ -25,7 +28,7 @@ function pipeline(limits: Partial<PipelineOptions>): SourcePipeline {
     log: () => undefined,
     ...limits,
   };
-  return new SourcePipeline(options, index, [], () => undefined);
+  return new SourcePipeline(options, index, volumes, () => undefined);
 }
 
 it('says that a plain migration is faster, but not where the operator limits it', () => {
@@ -35,4 +38,13 @@ it('says that a plain migration is faster, but not where the operator limits it'
   expect(told()).toBe(true);
   expect(told({ linkBytesPerSecond: 1e6 })).toBe(false);
   expect(told({ nasReadBytesPerSecond: 1e6 })).toBe(false);
+});
+
+it('says of each volume why it was turned off', () => {
+  const volumes = ['a', 'b', 'c'].map((name) => new MemoryVolume(name, Buffer.alloc(4096)));
+  vi.spyOn(SourceMigration.prototype, 'offReason').mockImplementation(
+    (volume) => (['NasReadFailed', undefined, 'NasTooSlow'] as const)[volume],
+  );
+  const told = pipeline({}, volumes as unknown as Volume[]).snapshot().volumes;
+  expect(told.map(({ offReason }) => offReason)).toEqual(['NasReadFailed', undefined, 'NasTooSlow']);
 });

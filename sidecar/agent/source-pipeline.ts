@@ -8,7 +8,7 @@ import { IndexGrower } from '../index/index-grower.ts';
 import { PageHasher } from '../index/page-hash.ts';
 import type { Volume } from '../nas/volume.ts';
 import { RemoteBlockHashes } from '../source/remote-block-hashes.ts';
-import { SourceMigration, TURNED_OFF } from '../source/source-migration.ts';
+import { SourceMigration } from '../source/source-migration.ts';
 import { allowedVolumes } from './allowed-volumes.ts';
 import { CountedVolume } from './counted-volume.ts';
 import type { MigrationPipeline, PipelineOptions, PipelineSnapshot } from './pipeline.ts';
@@ -105,12 +105,15 @@ export class SourcePipeline implements MigrationPipeline {
       batches: counters.batches,
       // Under a limit references may be slow because they were told to be.
       isPlainFaster: !this.#isLimited && this.#migration.routes.isPlainFaster,
-      volumes: this.#volumes.map((volume, position) => ({
-        name: volume.name,
-        nasBytes: volume.bytesRead,
-        uncached: volume.uncached,
-        ...(this.#migration.volumesOff[position] === TURNED_OFF ? { offReason: 'NasTooSlow' as const } : {}),
-      })),
+      volumes: this.#volumes.map((volume, position) => {
+        const offReason = this.#migration.offReason(position);
+        return {
+          name: volume.name,
+          nasBytes: volume.bytesRead,
+          uncached: volume.uncached,
+          ...(offReason === undefined ? {} : { offReason }),
+        };
+      }),
     };
   }
 

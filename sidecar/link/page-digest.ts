@@ -15,7 +15,8 @@ export interface PageDigester {
 
 const DIGEST_BYTES = 8;
 
-function isMissing(missing: Uint8Array, page: number): boolean {
+/** Whether the target says in RESEND that it has nothing for the page. */
+export function isMissing(missing: Uint8Array, page: number): boolean {
   return ((missing[page >> 3] as number) & (1 << (page & 7))) !== 0;
 }
 

@@ -25,7 +25,7 @@ export class ReferenceThrottle {
     return this.#stops;
   }
 
-  /** Records one batch that was delivered: how many pages were references, and how many pages had to be sent again. */
+  /** Records one batch that was delivered: how many pages were references, and how many pages were wrong. */
   record(references: number, wrong: number, nowMs: number): void {
     this.#referenceSum += references - (this.#references[this.#next] as number);
     this.#wrongSum += wrong - (this.#wrong[this.#next] as number);

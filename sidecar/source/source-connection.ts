@@ -39,6 +39,7 @@ import {
   MAX_UNREAD_LINK_BYTES,
   type Mode,
   PAGE_BYTES,
+  RESEND_NAS_DEADLINE,
   RESEND_TAG_MISMATCH,
   type ResendFrame,
 } from '../link/frame-types.ts';
@@ -60,7 +61,7 @@ import {
   LinkSilentError,
 } from '../link/link-errors.ts';
 import { deriveConnectionKeys, deriveProofKey } from '../link/link-keys.ts';
-import { differingPages } from '../link/page-digest.ts';
+import { differingPages, isMissing } from '../link/page-digest.ts';
 import { PatchEncoder } from '../link/patch-body.ts';
 import { drainUntilClosed, endLingering, relayRaw } from '../raw-relay.ts';
 import { bufferedIn, type EndListeners, listenForEnd, moveEnds, readInPlace } from '../static-read.ts';
@@ -78,7 +79,7 @@ import type { PassChannel } from '../stream/pass-counter.ts';
 import type { RamBlock } from '../stream/ram-blocks.ts';
 import { type PageHashes, Planner } from './planner.ts';
 import type { TurnTaker } from './reading-turns.ts';
-import type { SourceMigration } from './source-migration.ts';
+import { OFF_READ_FAILED, OFF_TOO_SLOW, type SourceMigration } from './source-migration.ts';
 import { type StreamBatch, StreamBatcher } from './stream-batcher.ts';
 
 /** Input idle for this long is flushed where QEMU may decide: waiting for a batch to fill would be downtime. */
@@ -118,7 +119,7 @@ interface KeptBatch {
   readonly blocks: Uint32Array | undefined;
   readonly references: number;
   attempt: number;
-  /** Pages that had to be sent again. */
+  /** Pages that were rebuilt wrongly and had to be sent again. */
   wrongPages: number;
 }
 
@@ -991,10 +992,11 @@ export class SourceConnection implements PageSink, TurnTaker {
       );
       if (frame.reason === RESEND_TAG_MISMATCH) this.#forgetBlocks(kept, count);
     }
-    if (frame.reason !== RESEND_TAG_MISMATCH) this.#turnVolumesOff(kept, count);
+    if (frame.reason !== RESEND_TAG_MISMATCH) this.#turnVolumesOff(kept, frame);
     // Nothing differs by digest although the tag does (a forged collision), or the second try failed: all of it.
     if (count === 0) for (count = 0; count < pageCount; count++) this.#differing[count] = count;
-    kept.wrongPages = Math.max(kept.wrongPages, count);
+    // What could not be read says nothing of the index.
+    if (frame.reason === RESEND_TAG_MISMATCH) kept.wrongPages = Math.max(kept.wrongPages, count);
     const tag = (this.#sealer as TagSealer).seal(frame.number, frame.attempt, bytes, pageCount);
     const patch = (this.#patchEncoder as PatchEncoder).encode({
       number: frame.number,
@@ -1013,18 +1015,15 @@ export class SourceConnection implements PageSink, TurnTaker {
     this.#writeLink([...patch.parts, this.#pingAfter(patch.frameBytes)]);
   }
 
-  /** The first `count` entries of #differing were not read: nothing refers to their volumes any more; if none, to no volume of the batch. */
-  #turnVolumesOff({ volumes, batch }: KeptBatch, count: number): void {
+  /** Nothing refers any more to the volumes of the pages that were not read; when the target names none, to no volume of the batch. */
+  #turnVolumesOff({ volumes, batch }: KeptBatch, { missing, reason }: ResendFrame): void {
     if (volumes === undefined) return;
-    const failed = new Set<number>();
-    for (let i = 0; i < count; i++) failed.add(volumes[this.#differing[i] as number] as number);
+    const used = volumes.subarray(0, batch.pageCount);
+    const unread = used.filter((_, page) => isMissing(missing, page));
+    const failed = new Set(unread.length > 0 ? unread : used);
     failed.delete(LITERAL_PAGE);
-    if (failed.size === 0)
-      for (let page = 0; page < batch.pageCount; page++) failed.add(volumes[page] as number);
-    failed.delete(LITERAL_PAGE);
-    for (const volume of failed) {
-      this.#migration.turnVolumeOff(volume, 'the target could not read it in time');
-    }
+    const code = reason === RESEND_NAS_DEADLINE ? OFF_TOO_SLOW : OFF_READ_FAILED;
+    for (const volume of failed) this.#migration.turnVolumeOff(volume, code);
   }
 
   /** The first `count` entries of #differing were rebuilt wrongly: their blocks are not what the index believed. */

@@ -49,8 +49,17 @@ const BULK_QUEUE_BYTES = 3 * 1024 * 1024;
 const ROUTE_TRIAL_REST_SECONDS = 2.5;
 
 /** Why a volume is not referred to; 0 while it is. */
-export const TURNED_OFF = 1;
-export const NEVER_USABLE = 2;
+export const OFF_READ_FAILED = 1;
+export const OFF_TOO_SLOW = 2;
+const NEVER_USABLE = 3;
+
+/** What turned a volume off on the way: the constant for the result, and words for the log. */
+const offTexts = {
+  [OFF_READ_FAILED]: { reason: 'NasReadFailed', detail: 'the target could not read it' },
+  [OFF_TOO_SLOW]: { reason: 'NasTooSlow', detail: 'the target could not read it in time' },
+} as const;
+
+export type OffCode = keyof typeof offTexts;
 
 const INDEX_WAIT_SHARE = 0.15;
 const SHORTEST_INDEX_WAIT_MS = 100;
@@ -150,7 +159,7 @@ export class SourceMigration {
   indexWaits = 0;
   nasQueuedBytes = 0;
   nasBytesPerSecond = 0;
-  /** Per volume: 0, or why nothing refers to it: the target could not read it in time, or not from the beginning. */
+  /** Per volume: 0, or why nothing refers to it: an OffCode, or NEVER_USABLE. */
   readonly volumesOff: Uint8Array;
   /** Why everything is relayed raw: decided by main before its first framed byte. A reason of control/reasons.ts. */
   rawReason: RawReason | undefined;
@@ -393,10 +402,16 @@ export class SourceMigration {
     return !this.volumesOff.includes(0);
   }
 
-  turnVolumeOff(volume: number, reason: string): void {
+  turnVolumeOff(volume: number, code: OffCode): void {
     if (this.volumesOff[volume] !== 0) return;
-    this.volumesOff[volume] = TURNED_OFF;
-    this.options.log('references off', { volume: this.options.volumes[volume]?.name, reason });
+    this.volumesOff[volume] = code;
+    this.options.log('references off', { volume: this.options.volumes[volume]?.name, ...offTexts[code] });
+  }
+
+  /** Why a volume was turned off on the way; undefined for one that was not. */
+  offReason(volume: number): Reason | undefined {
+    const code = this.volumesOff[volume];
+    return code === OFF_READ_FAILED || code === OFF_TOO_SLOW ? offTexts[code].reason : undefined;
   }
 
   relayBroke(connection: number, error: Error): void {
