@@ -245,6 +245,27 @@ describe('a destination QEMU that does not read for a while', () => {
     // 15-30 ms of work are 0.4 MiB at this rate; two batches and the floor of 256 KiB are granted.
     expect(most).toBeLessThan(2 * MIB);
   });
+
+  it.each([
+    ['a guest whose pages can be told apart is in its first pass', 2 ** 28, 'first-pass'],
+    ['a guest of more than 2 TiB is paced from its first page on', 2 ** 29 + 1, 'later-pass'],
+  ])('%s', async (_what, pageCount, phase) => {
+    const { source, qemu } = await rig({
+      volumes: [new MemoryVolume('root', randomBytes(4 * PAGE_BYTES))],
+      pace: true,
+    });
+    const stream = new MainStream()
+      .header()
+      .ramStart([{ name: 'pc.ram', pageCount }])
+      .ramEos()
+      .ramPart();
+    const content = randomBytes(PAGE_BYTES);
+    for (let page = 0; page < 100; page++) stream.page('pc.ram', page, content);
+    await feed(await qemu(), stream.finish());
+    expect(await within(2000, () => source.counters.streamBytes === stream.length)).toBe(true);
+    expect(source.pace.phase).toBe(phase);
+    expect(source.pace.bytesPerSecond < 100 * MIB).toBe(phase === 'later-pass');
+  });
 });
 
 /** Resolves when the other end took so many bytes more. */

@@ -3,7 +3,7 @@
 
 import type { RamBlocks } from '../stream/ram-blocks.ts';
 
-/** A bitmap for 2 TiB of guest memory. A list that claims more gets no bitmaps: every page then counts as seen again. */
+/** Bitmaps of 64 MiB, for 2 TiB of guest memory. A list that claims more gets none: every page then counts as seen again. */
 const MAX_TRACKED_PAGES = 2 ** 29;
 
 /** Packets with one page or two, all of them again: so many are taken for strays. */
@@ -20,11 +20,12 @@ export class SeenPages {
 
   /**
    * Marks `count` pages of one RAMBlock.
-   * @returns how many of them were not seen before; -1 while the RAMBlock list is not known, or when it is too large to track.
+   * @returns how many of them were not seen before; -1 while the RAMBlock list is not known.
    */
   mark(ramBlock: number, pageNumbers: Uint32Array, count: number): number {
+    if (!this.#ramBlocks.isListed) return -1;
     const bitmap = this.#bitmapOf(ramBlock);
-    if (bitmap === undefined) return -1;
+    if (bitmap === undefined) return 0;
     let fresh = 0;
     for (let i = 0; i < count; i++) {
       const page = pageNumbers[i] as number;
@@ -52,7 +53,7 @@ export class SeenPages {
 
   #bitmapOf(ramBlock: number): Uint32Array | undefined {
     if (this.#bitmaps === undefined) {
-      if (!this.#ramBlocks.isListed || this.#ramBlocks.totalPages > MAX_TRACKED_PAGES) return undefined;
+      if (this.#ramBlocks.totalPages > MAX_TRACKED_PAGES) return undefined;
       this.#bitmaps = this.#ramBlocks.all.map((block) => new Uint32Array(Math.ceil(block.pageCount / 32)));
     }
     return this.#bitmaps[ramBlock];
