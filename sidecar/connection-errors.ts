@@ -3,6 +3,7 @@
 
 import {
   ABORT_DESTINATION_QEMU_GONE,
+  ABORT_INTERNAL,
   ABORT_OTHER_CONNECTION,
   ABORT_PROOF,
   ABORT_PROTOCOL,
@@ -45,6 +46,18 @@ export class DestinationQemuGoneError extends LinkError {
       `The destination QEMU's migration connection was closed ${when}${because(cause)}`,
       "See QEMU's log in the target pod.",
       ABORT_DESTINATION_QEMU_GONE,
+    );
+  }
+}
+
+/** It would have been relayed raw, had it said so before it was framed: a switch to post-copy must not depend on the sidecars. */
+export class LatePostCopyError extends LinkError {
+  readonly code = 'NASMIG_LATE_POST_COPY';
+  constructor() {
+    super(
+      'QEMU announced post-copy on its main channel when the migration was framed already',
+      'The VM goes on at its source; migrate it again, with allowPostCopy set to false in the MigrationPolicy that applies to it.',
+      ABORT_INTERNAL,
     );
   }
 }

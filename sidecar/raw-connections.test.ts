@@ -7,9 +7,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ShutdownError } from './connection-errors.ts';
+import { FRAME_HELLO } from './link/frame-types.ts';
 import { relayRaw } from './raw-relay.ts';
-import { generateMigration } from './stream/test-streams.ts';
-import { atEnd, cleanUp, feed, guest, listening, rig, sleep, within } from './test-rig.ts';
+import { PAGE_BYTES } from './stream/page-sink.ts';
+import { generateMigration, MainStream, MultifdStream } from './stream/test-streams.ts';
+import { atEnd, cleanUp, feed, guest, listening, rig, sleep, watchLink, within } from './test-rig.ts';
 
 afterEach(cleanUp);
 
@@ -70,6 +72,48 @@ describe('the destination QEMU', () => {
     expect(got.equals(POST_COPY)).toBe(true);
     expect(source.counters.streamBytes).toBe(POST_COPY.length);
     expect(source.rawReason).toBe('PostCopyAnnounced');
+  });
+});
+
+describe('a main channel that announces post-copy only after it was framed', () => {
+  it('fails the migration, and nothing that comes later goes raw', async () => {
+    const modes: string[] = [];
+    let atQemu = 0;
+    const { source, log, qemu } = await rig({
+      volumes: [volume],
+      onQemu: (socket) => {
+        socket.on('data', (bytes: Buffer) => {
+          atQemu += bytes.length;
+        });
+        socket.resume();
+      },
+      onDialed: (link) =>
+        watchLink(link, (frame) => {
+          if (frame.type === FRAME_HELLO) modes.push(frame.hello.mode);
+        }),
+    });
+    const header = new MainStream().header();
+    const headerBytes = header.length;
+    const stream = header
+      .advise(PAGE_BYTES)
+      .ramStart([{ name: 'pc.ram', pageCount: 4 }])
+      .finish();
+    const main = await qemu();
+    const heard = listenTo(main);
+    await feed(main, stream.subarray(0, headerBytes));
+    // It says no more for so long that it is framed.
+    expect(await within(5000, () => modes.length === 2)).toBe(true);
+    expect(modes).toEqual(['framed', 'framed']);
+    await feed(main, stream.subarray(headerBytes));
+    const channel = await qemu();
+    await feed(channel, Buffer.concat([new MultifdStream().init(0).finish(), Buffer.alloc(5000)]));
+    expect(await within(2000, () => main.destroyed || heard.ended)).toBe(true);
+    expect(source.failure).toMatchObject({ code: 'NASMIG_LATE_POST_COPY' });
+    expect(source.rawReason).toBeUndefined();
+    await sleep(100);
+    expect(modes).toHaveLength(2);
+    expect(atQemu).toBeLessThanOrEqual(headerBytes);
+    expect(log.filter((line) => line.includes('raw'))).toEqual([]);
   });
 });
 

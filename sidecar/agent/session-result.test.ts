@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { resultSchema } from '../../control/messages.ts';
-import { DestinationQemuGoneError, SourceQemuGoneError } from '../connection-errors.ts';
+import { DestinationQemuGoneError, LatePostCopyError, SourceQemuGoneError } from '../connection-errors.ts';
 import { ABORT_SOURCE_QEMU_GONE } from '../link/frame-types.ts';
 import { LinkPeerAbortError, LinkProofError } from '../link/link-errors.ts';
 import type { PipelineSnapshot } from './pipeline.ts';
@@ -105,6 +105,11 @@ describe('sessionResult', () => {
       'the other side says that it did',
       framedWith({ failure: new LinkPeerAbortError(ABORT_SOURCE_QEMU_GONE, 'gone') }),
       { outcome: 'failed', reason: 'Cancelled' },
+    ],
+    [
+      'post-copy was announced too late to be relayed',
+      framedWith({ failure: new LatePostCopyError() }),
+      { outcome: 'failed', reason: 'PostCopyAnnounced' },
     ],
     [
       'the other side has another key',

@@ -112,5 +112,6 @@ function reasonOf(code: string, peerCode: unknown): Reason | undefined {
   if (code === 'NASMIG_LINK_PROOF' || code === 'NASMIG_LINK_BAD_HELLO' || peerCode === ABORT_PROOF) {
     return 'LinkHandshakeFailed';
   }
+  if (code === 'NASMIG_LATE_POST_COPY') return 'PostCopyAnnounced';
   return peerCode === ABORT_SHUTDOWN ? 'SidecarStopping' : undefined;
 }

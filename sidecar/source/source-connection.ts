@@ -4,6 +4,7 @@
 
 import type { Socket } from 'node:net';
 import {
+  LatePostCopyError,
   LinkClosedError,
   PeerNotReadingError,
   PongsWithheldError,
@@ -250,7 +251,9 @@ export class SourceConnection implements PageSink, TurnTaker {
         this.#pauseQemu();
         // What the pace is made of is on main: without it the other channels go raw too.
         if (mode === 'raw' && this.ordinal === 0) this.#migration.rawReason ??= 'UnknownStream';
-        resolve(this.#migration.rawReason === undefined ? mode : 'raw');
+        const decided = this.#migration.rawReason === undefined ? mode : 'raw';
+        if (decided === 'framed') this.#migration.isFramed = true;
+        resolve(decided);
       };
       this.#resumeQemu();
     });
@@ -594,6 +597,8 @@ export class SourceConnection implements PageSink, TurnTaker {
 
   postcopyAnnounced(advisesRam: boolean): void {
     if (!advisesRam) return;
+    // Too late to go raw, and nothing that is framed may switch to post-copy.
+    if (this.#migration.isFramed && this.#migration.rawReason === undefined) throw new LatePostCopyError();
     const reason = 'PostCopyAnnounced';
     this.#migration.rawReason ??= reason;
     this.#migration.options.log('connection relayed raw', { connection: this.ordinal, reason });

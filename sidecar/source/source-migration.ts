@@ -163,6 +163,8 @@ export class SourceMigration {
   readonly volumesOff: Uint8Array;
   /** Why everything is relayed raw: decided by main before its first framed byte. A reason of control/reasons.ts. */
   rawReason: RawReason | undefined;
+  /** A connection was decided to be framed. */
+  isFramed = false;
   ramEnded = false;
   failure: Error | undefined;
   /** False when the first connection turned out to be another: then main is one of which nothing is known yet. */
