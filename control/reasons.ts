@@ -39,6 +39,11 @@ const texts = {
     meaning: 'the sidecar cannot read a volume that it should use',
     nextStep: 'check that disk.img on the volume is readable by uid 107 and that the NAS answers',
   },
+  VolumeTooLarge: {
+    meaning:
+      'the volumes that could be used are too large: an index has room for 16 TiB of all volumes of a VM together, the smallest first',
+    nextStep: 'nothing to do: the VM is migrated plainly',
+  },
   DecentralizedMigration: {
     meaning: 'the migration goes to another cluster or namespace, whose sidecars this operator does not know',
     nextStep: 'nothing to do: decentralized migrations are always plain',

@@ -9,6 +9,7 @@ const isFault: Readonly<Record<Reason, boolean>> = {
   CompressionOn: false,
   CappedByBandwidthPerMigration: false,
   NoSharedRawVolume: false,
+  VolumeTooLarge: false,
   DecentralizedMigration: false,
   VolumesBeingMigrated: false,
   RootVmi: false,

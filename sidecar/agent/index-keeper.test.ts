@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { indexStatusSchema } from '../../control/messages.ts';
+import type { Volume } from '../nas/volume.ts';
 import { IndexKeeper } from './index-keeper.ts';
 import { PodVolumes } from './pod-volumes.ts';
 
@@ -32,7 +33,10 @@ afterEach(async () => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-function keep(change: Partial<ConstructorParameters<typeof IndexKeeper>[0]['config']> = {}): void {
+function keep(
+  change: Partial<ConstructorParameters<typeof IndexKeeper>[0]['config']> = {},
+  readable: () => readonly Volume[] = () => volumes.readable,
+): void {
   log = [];
   ready = 0;
   keeper = new IndexKeeper({
@@ -44,7 +48,7 @@ function keep(change: Partial<ConstructorParameters<typeof IndexKeeper>[0]['conf
       oneIn: 8,
       ...change,
     },
-    volumes: () => volumes.readable,
+    volumes: readable,
     log: (event) => void log.push(event),
     onReady: () => {
       ready += 1;
@@ -107,6 +111,22 @@ describe('IndexKeeper', () => {
     expect(await keeper.forMigration()).toBeUndefined();
     expect(keeper.status()).toMatchObject({ blocks: 0, ready: true });
   });
+
+  it.each([
+    ['beside others', [10, 10, 1], ['a', 'c'], ['b']],
+    ['alone', [16], undefined, ['a']],
+  ])(
+    'leaves out a volume with more blocks than can be told apart, %s, and says so',
+    async (_, tebibytes, kept, leftOut) => {
+      const large = tebibytes.map((size, i) => ({ name: 'abc'[i], sizeBytes: size * 2 ** 40 }));
+      keep({ build: 'inherit' }, () => large as unknown as readonly Volume[]);
+      const found = await keeper.forMigration();
+      expect(found?.volumes.map(({ name }) => name)).toEqual(kept);
+      expect(found?.index.volumes.map(({ name }) => name)).toEqual(kept);
+      expect(keeper.leftOut).toEqual(leftOut);
+      expect(log).toEqual(['volume left out']);
+    },
+  );
 
   it('begins anew when one more volume can be read', async () => {
     keep();

@@ -25,6 +25,7 @@ export class IndexKeeper {
   #index: BlockIndex | undefined;
   /** The volumes that #index is about. */
   #indexed: readonly Volume[] = [];
+  #leftOut: readonly string[] = [];
   /** Sampled to the end, or inherited. */
   #complete = false;
   #timer: NodeJS.Timeout | undefined;
@@ -70,11 +71,16 @@ export class IndexKeeper {
 
   /**
    * The index for a migration, made empty when there is none, and the volumes it is about, by their numbers in it.
-   * Undefined without a readable volume or with a budget that holds nothing.
+   * Undefined without a readable volume that fits, or with a budget that holds nothing.
    */
   async forMigration(): Promise<{ index: BlockIndex; volumes: readonly Volume[] } | undefined> {
     const index = await this.#ensureIndex();
     return index === undefined ? undefined : { index, volumes: this.#indexed };
+  }
+
+  /** Names of volumes that can be read, but have more blocks than the index can tell apart beside those of the others. */
+  get leftOut(): readonly string[] {
+    return this.#leftOut;
   }
 
   /** A migration is armed: sampling stops. To be followed by one resume(). */
@@ -139,12 +145,17 @@ export class IndexKeeper {
     if (this.#index !== undefined) return this.#index;
     const { config, log } = this.#options;
     if (config.memoryBytes === 0 || this.#options.volumes().length === 0) return undefined;
-    const [{ BlockIndex }, { randomSeed }] = await Promise.all([
+    const [{ addressable, BlockIndex }, { randomSeed }] = await Promise.all([
       import('../index/block-index.ts'),
       import('../index/page-hash.ts'),
     ]);
     if (this.#index !== undefined) return this.#index;
-    const volumes = this.#options.volumes();
+    const readable = this.#options.volumes();
+    const volumes = addressable(readable);
+    const leftOut = readable.filter((volume) => !volumes.includes(volume));
+    this.#leftOut = leftOut.map(({ name }) => name);
+    for (const { name, sizeBytes } of leftOut)
+      log('volume left out', { volume: name, sizeBytes, reason: 'VolumeTooLarge' });
     if (volumes.length === 0) return undefined;
     try {
       this.#index = BlockIndex.create({

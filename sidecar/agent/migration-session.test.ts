@@ -31,6 +31,7 @@ let givenUp: string[];
 let told: string[];
 /** What there is for the pipeline, when it is there. */
 let forMigration: IndexKeeper['forMigration'];
+let leftOut: readonly string[];
 /** Begins the session, and takes the socket's place. */
 let begin: () => Promise<void>;
 
@@ -46,6 +47,7 @@ beforeEach(async () => {
   atQemu = [];
   givenUp = [];
   told = [];
+  leftOut = [];
   const { volume } = guest({ channels: 0, pages: 50 });
   const interposer = {
     arm: ({ onTaken, migrationUid, role }: Announcement) => {
@@ -70,6 +72,9 @@ beforeEach(async () => {
     },
     inherited: () => {},
     forMigration: () => forMigration(),
+    get leftOut() {
+      return leftOut;
+    },
   } as unknown as IndexKeeper;
   forMigration = async () => ({ index: indexOf([volume]).index, volumes: [volume] as unknown as Volume[] });
   const order = { ...exampleArm, role: 'target' as const, volumes: [volume.name] };
@@ -80,7 +85,7 @@ beforeEach(async () => {
     progress: () => {},
     result: (result) => results.push(result),
     news: (_, news) => {
-      told.push(news.type);
+      told.push(news.type === 'declined' ? `declined: ${news.reason}` : news.type);
       if (news.type === 'connection') session.startFramed(order);
     },
   });
@@ -143,12 +148,16 @@ describe('a session that is to be armed', () => {
     expect(told).toEqual(['socketTaken']);
   });
 
-  it('declines when there is nothing to serve it with', async () => {
+  it.each([
+    ['nothing to serve it with', 'VolumeNotReadable', ['another']],
+    ['only a volume that the index has no room for', 'VolumeTooLarge', ['another', 'root']],
+  ])('declines when there is %s', async (_, reason, without) => {
     forMigration = async () => undefined;
+    leftOut = without;
     await begin();
     expect(await within(1000, () => told.length > 0)).toBe(true);
     await sleep(50);
-    expect(told).toEqual(['declined']);
+    expect(told).toEqual([`declined: ${reason}`]);
   });
 });
 

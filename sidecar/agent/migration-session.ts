@@ -279,7 +279,9 @@ export class MigrationSession {
     ]).then(([found, module]) => {
       const usable = found?.volumes.some(({ name }) => this.#order.volumes.includes(name)) ?? false;
       if (found === undefined || !usable) {
-        this.#decline('VolumeNotReadable', `of ${this.#order.volumes.join(', ')} none can be read here`);
+        const tooLarge = this.#order.volumes.filter((name) => index.leftOut.includes(name));
+        if (tooLarge.length > 0) this.#decline('VolumeTooLarge', tooLarge.join(', '));
+        else this.#decline('VolumeNotReadable', `of ${this.#order.volumes.join(', ')} none can be read here`);
         return undefined;
       }
       return (options: PipelineOptions): MigrationPipeline =>

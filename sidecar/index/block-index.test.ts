@@ -2,6 +2,7 @@ import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import {
   ADDED,
+  addressable,
   BlockIndex,
   FULL,
   IndexOptionsError,
@@ -154,6 +155,21 @@ describe('BlockIndex', () => {
     expect(results.get(ADDED)).toBeGreaterThan(1000);
     expect(results.get(FULL)).toBeGreaterThan(10_000);
     expect(index.full).toBe(false);
+  });
+
+  it('can be made of as many volumes as 32 bits tell the blocks of, the smallest first', () => {
+    const chosen = (...blocks: number[]) =>
+      addressable(blocks.map((count, i) => ({ name: `${i}`, sizeBytes: count * PAGE_BYTES }))).map(
+        ({ name }) => Number(name),
+      );
+    const most = 2 ** 32 - 2;
+    expect(chosen(most)).toEqual([0]);
+    expect(chosen(most + 1)).toEqual([]);
+    expect(chosen(most - 5, 5)).toEqual([0, 1]);
+    expect(chosen(most - 5, 6)).toEqual([1]);
+    expect(chosen(2 ** 31, 2 ** 30, 2 ** 31, 7)).toEqual([0, 1, 3]);
+    const volumes = [{ name: 'disk', sizeBytes: most * PAGE_BYTES }];
+    expect(BlockIndex.create({ volumes, seed: SEED, budgetBytes: MIB }).capacity).toBeGreaterThan(0);
   });
 
   it('refuses volumes and blocks that make no sense', () => {

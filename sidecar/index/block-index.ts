@@ -75,7 +75,7 @@ const MAX_LOAD = 7 / 8;
 const MAX_RUN = 1024;
 /** The list does not wrap round, so the last run needs room beyond the last home. The very last slot is never used: it ends every loop. */
 const SLACK_SLOTS = MAX_RUN + 1;
-/** A place is stored plus one in 32 bits; zero is an empty slot. */
+/** A place is stored plus one in 32 bits; zero is an empty slot. 16 TiB less 8 KiB. */
 const MAX_PLACES = 0xffff_fffe;
 
 const HEADER_WORDS = 16;
@@ -133,7 +133,7 @@ export class BlockIndex {
 
   /**
    * A new, empty index. Its memory is reserved at once and becomes resident as it fills.
-   * Throws IndexOptionsError for no or too many volumes, more than 16 TiB in all, or a budget that holds nothing.
+   * Throws IndexOptionsError for no or too many volumes, more than 16 TiB less 8 KiB in all (see addressable), or a budget that holds nothing.
    */
   static create(options: BlockIndexOptions): BlockIndex {
     const { volumes, seed, budgetBytes } = options;
@@ -393,6 +393,18 @@ export class BlockIndex {
   #bump(word: number): void {
     this.#header[word] = (this.#header[word] as number) + 1;
   }
+}
+
+/** Of these volumes those that one index can tell the blocks of, as many as it can: the smallest first. In the order given. */
+export function addressable<V extends IndexVolume>(volumes: readonly V[]): V[] {
+  const kept = new Set<V>();
+  let places = 0;
+  for (const volume of volumes.toSorted((a, b) => a.sizeBytes - b.sizeBytes)) {
+    places += Math.floor(volume.sizeBytes / PAGE_BYTES);
+    if (places > MAX_PLACES) break;
+    kept.add(volume);
+  }
+  return volumes.filter((volume) => kept.has(volume));
 }
 
 function placeBases(volumes: readonly IndexVolume[]): Float64Array {
