@@ -150,6 +150,19 @@ describe('a batch comes back', () => {
     expect(second.memory).not.toBe(first.memory);
   });
 
+  it('from buffers of which a few are kept, however many were out at once', () => {
+    const encoder = new BatchEncoder({ zstd: false });
+    const manyOut = () =>
+      Array.from({ length: 40 }, (_, number) =>
+        encoder.encode(samplePlan(number, [{ ...literal(0), random: true }], 0, number)),
+      );
+    const first = manyOut();
+    const memories = new Set(first.map(({ memory }) => memory));
+    expect(memories.size).toBe(40);
+    for (const encoded of first) encoder.release(encoded);
+    expect(manyOut().filter(({ memory }) => memories.has(memory))).toHaveLength(10);
+  });
+
   it('compressed, with memory that others get only when it was released', () => {
     const compressor = new Compressor();
     const [encoder, other] = [

@@ -1,6 +1,6 @@
 // Turns a reconstructed batch and the plan for its pages into the parts of a BATCH frame: operations (runs of pages),
 // skeleton (all bytes that are not pages) and literals (pages only the source has), compressed where that pays.
-// One encoder serves one connection; nothing is allocated per page. Layout: docs/link-protocol.md, "BATCH".
+// One encoder serves all connections of a migration, one batch after the other; nothing is allocated per page. Layout: docs/link-protocol.md, "BATCH".
 import { copyBytes } from './byte-copy.ts';
 import { Compressor } from './compression.ts';
 import {
@@ -26,8 +26,9 @@ export const LITERAL_PAGE = 0xffff;
 // Raw meta up to this size is copied next to the frame's head rather than hold the work buffer until the socket took it.
 const SMALL_META_BYTES = 4096;
 const HEAD_BYTES = FRAME_HEADER_BYTES + BATCH_FIXED_BYTES;
-// Work buffers kept for reuse: one being filled and two on their way through the socket.
-const MAX_FREE_BUFFERS = 3;
+// Work buffers kept for reuse, of 2 MiB at most: one being filled, and one on its way through the socket of each of KubeVirt's
+// nine connections.
+const MAX_FREE_BUFFERS = 10;
 
 export interface BatchPlan {
   /** From 0, one more for each batch of the connection. */

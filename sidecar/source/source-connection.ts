@@ -12,7 +12,7 @@ import {
   SourceQemuGoneError,
 } from '../connection-errors.ts';
 import { PageHasher, seedFromBytes } from '../index/page-hash.ts';
-import { BatchEncoder, LITERAL_PAGE } from '../link/batch-encoder.ts';
+import { LITERAL_PAGE } from '../link/batch-encoder.ts';
 import { TagSealer } from '../link/batch-tag.ts';
 import { FrameReader } from '../link/frame-reader.ts';
 import {
@@ -149,7 +149,6 @@ export class SourceConnection implements PageSink, TurnTaker {
   readonly #keepAlive: KeepAlive;
 
   #reader: FrameReader<'source'> | undefined;
-  #encoder: BatchEncoder | undefined;
   #patchEncoder: PatchEncoder | undefined;
   #sealer: TagSealer | undefined;
   #digester: PageHasher | undefined;
@@ -346,9 +345,7 @@ export class SourceConnection implements PageSink, TurnTaker {
     seed.writeBigUInt64BE(keys.digestSeed);
     this.#digester = new PageHasher(seedFromBytes(seed));
     const { compressor } = this.#migration;
-    const encoding = { zstd: compressor !== undefined, compressor };
-    this.#encoder = new BatchEncoder(encoding);
-    this.#patchEncoder = new PatchEncoder(encoding);
+    this.#patchEncoder = new PatchEncoder({ zstd: compressor !== undefined, compressor });
     const usable = agreement.volumes.map((volume) => volume.usable);
     this.#migration.agreed(usable);
     this.#planner = new Planner(index, usable, MAX_BATCH_PAGES, this.#migration.volumesOff);
@@ -729,11 +726,10 @@ export class SourceConnection implements PageSink, TurnTaker {
   #send(waiting: WaitingBatch): void {
     const { batch } = waiting;
     const migration = this.#migration;
-    const { counters } = migration;
+    const { counters, encoder } = migration;
     const number = this.#nextNumber++;
     const plan = this.#plan(waiting);
     const sealer = this.#sealer as TagSealer;
-    const encoder = this.#encoder as BatchEncoder;
     const tag = sealer.seal(number, 0, batch.bytes, batch.pageCount);
     const encoded = encoder.encode({
       number,

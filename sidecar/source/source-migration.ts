@@ -6,6 +6,7 @@ import type { Reason } from '../../control/reasons.ts';
 import { OtherConnectionError } from '../connection-errors.ts';
 import type { BlockIndex } from '../index/block-index.ts';
 import type { PageHasher } from '../index/page-hash.ts';
+import { BatchEncoder } from '../link/batch-encoder.ts';
 import { Compressor } from '../link/compression.ts';
 import { MAX_CONNECTIONS } from '../link/frame-types.ts';
 import type { LinkVersions } from '../link/hello.ts';
@@ -141,6 +142,8 @@ export class SourceMigration {
   readonly pool = new AssemblyPool(BULK_WINDOW_BYTES);
   /** For all connections: a batch is compressed at once, in one thread. Undefined when nothing is to be compressed. */
   readonly compressor: Compressor | undefined;
+  /** For all connections, as the compressor. */
+  readonly encoder: BatchEncoder;
   readonly counters: SourceCounters = {
     streamBytes: 0,
     linkBytes: 0,
@@ -197,6 +200,7 @@ export class SourceMigration {
     this.linkRate = new PipeRate(options.linkBytesPerSecond);
     this.#lastLearnMs = options.now();
     this.compressor = options.zstd ? new Compressor() : undefined;
+    this.encoder = new BatchEncoder({ zstd: options.zstd, compressor: this.compressor });
     if (options.zstd && !canReuseContexts())
       options.log('zstd contexts cannot be used again in this Node: compression is slower', {});
   }
