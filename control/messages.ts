@@ -65,7 +65,7 @@ export const indexStatusSchema = z.object({
   /** True when building or sampling is not under way. */
   ready: z.boolean(),
   buildSeconds: count.optional(),
-  /** Read from the NAS to make the index, since the sidecar's start. */
+  /** Read from the NAS to make the index, and as a target to grow the source's (indexNasBytes), since the sidecar's start. */
   nasReadBytes: count.optional(),
 });
 export type IndexStatus = z.infer<typeof indexStatusSchema>;
@@ -96,7 +96,7 @@ const transferCounters = {
   qemuBytes: count,
   /** Bytes of the sidecars' frames on the link, both directions; without TCP and TLS. */
   linkBytes: count,
-  /** Bytes read from the NAS for this migration's pages. */
+  /** Bytes read from the NAS for this migration's pages; at the target, also for the source's index to grow. */
   nasBytes: count,
   pages: pageCountsSchema,
   /** Batches of which pages had to be sent again. */
@@ -162,6 +162,8 @@ export const resultSchema = z.object({
   reason: reason.optional(),
   detail: text.optional(),
   ...transferCounters,
+  /** Target only: of nasBytes, what was read for the source's index to grow and used for no page. */
+  indexNasBytes: count.optional(),
   iterations: count,
   durationMs: count,
   /** From the first sign that the VM is stopped to the last acknowledged byte. Source only, when seen. */

@@ -162,7 +162,8 @@ export const nasAwareMigrationStatusSchema = z
         message: text(4096, 'The same in words.').optional(),
         qemuBytes: count('Bytes the source QEMU wrote.').optional(),
         linkBytes: count("Bytes of the sidecars' frames on the link, without TCP and TLS.").optional(),
-        nasBytes: count('Bytes read from the NAS for pages.').optional(),
+        nasBytes: count('Bytes read from the NAS for pages, and for the index to grow.').optional(),
+        indexNasBytes: count('Of these, what grew the index and was used for no page.').optional(),
         savedBytes: count('What plain would have sent, less what was sent.').optional(),
         savedPercent: z
           .number()

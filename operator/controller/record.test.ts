@@ -115,7 +115,13 @@ describe('progress', () => {
 describe('result', () => {
   it('has every number that the two sidecars told', () => {
     const result = resultOf(
-      snapshot({}, results({ cpuMilliseconds: 1900 }, { cpuMilliseconds: 700, nasBytes: 611_000_000 })),
+      snapshot(
+        {},
+        results(
+          { cpuMilliseconds: 1900 },
+          { cpuMilliseconds: 700, nasBytes: 611_000_000, indexNasBytes: 9_000_000 },
+        ),
+      ),
       'Succeeded',
       migrated,
     );
@@ -125,6 +131,7 @@ describe('result', () => {
       qemuBytes: exampleResult.qemuBytes,
       linkBytes: exampleResult.linkBytes,
       nasBytes: 611_000_000,
+      indexNasBytes: 9_000_000,
       pages: exampleResult.pages,
       resends: 0,
       iterations: 3,

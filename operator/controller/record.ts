@@ -87,6 +87,7 @@ export function resultOf(
   if (told !== undefined) Object.assign(result, countersOf(told));
   if (target !== undefined) {
     result.nasBytes = Math.max(result.nasBytes ?? 0, target.nasBytes);
+    if (target.indexNasBytes !== undefined) result.indexNasBytes = target.indexNasBytes;
     result.targetCpuMs = target.cpuMilliseconds;
   }
   if (result.message !== undefined) result.message = result.message.slice(0, MAX_RESULT_MESSAGE_LENGTH);

@@ -159,7 +159,7 @@ export class OperatorMetrics {
 
   readonly #indexRead = new Counter({
     name: 'nasmig_index_nas_read_bytes_total',
-    help: 'Bytes that connected sidecars read from the NAS to make their indexes.',
+    help: 'Bytes that connected sidecars read from the NAS for indexes: to make them, and to grow them where no page came of it.',
     registers: this.#registers,
   });
   readonly #sidecarCpu = new Counter({

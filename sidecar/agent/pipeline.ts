@@ -14,6 +14,8 @@ export interface PipelineSnapshot {
   readonly qemuBytes: number;
   readonly linkBytes: number;
   readonly nasBytes: number;
+  /** Target only: see {@link Result.indexNasBytes}. */
+  readonly indexNasBytes?: number;
   readonly pages: PageCounts;
   readonly resends: number;
   /** 0 until something was framed. */

@@ -43,6 +43,13 @@ const framedWith = (change: Partial<SessionFacts['framed'] & object>): SessionFa
 });
 
 describe('sessionResult', () => {
+  it('tells what was read for an index where that was counted', () => {
+    expect(sessionResult(facts)).not.toHaveProperty('indexNasBytes');
+    const result = sessionResult(framedWith({ snapshot: { ...snapshot, indexNasBytes: 0 } }));
+    expect(result.indexNasBytes).toBe(0);
+    expect(resultSchema.parse(result)).toEqual(result);
+  });
+
   it('tells that plain is expected to be faster only when it is', () => {
     const told = (isPlainFaster: boolean) =>
       sessionResult(framedWith({ snapshot: { ...snapshot, isPlainFaster } })).isPlainFaster;

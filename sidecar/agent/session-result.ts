@@ -56,6 +56,7 @@ export function sessionResult(facts: SessionFacts): Result {
     qemuBytes,
     linkBytes: relayed + (snapshot?.linkBytes ?? 0),
     nasBytes: snapshot?.nasBytes ?? 0,
+    ...(snapshot?.indexNasBytes === undefined ? {} : { indexNasBytes: snapshot.indexNasBytes }),
     pages: snapshot?.pages ?? { reference: 0, literalRaw: 0, literalCompressed: 0, zero: 0 },
     resends: snapshot?.resends ?? 0,
     iterations: snapshot?.iterations ?? (outcome === 'observed' ? (facts.observed?.iterations ?? 0) : 0),

@@ -60,7 +60,7 @@ export class TargetPipeline implements MigrationPipeline {
   }
 
   snapshot(): PipelineSnapshot {
-    const { counters } = this.#migration;
+    const { counters, extents } = this.#migration;
     return {
       stage: 'bulk',
       iterations: 0,
@@ -69,6 +69,7 @@ export class TargetPipeline implements MigrationPipeline {
       qemuBytes: counters.streamBytes,
       linkBytes: counters.linkBytes,
       nasBytes: this.#reader.stats.bytesRead,
+      indexNasBytes: extents.bytesUnused,
       pages: { reference: counters.referencePages, literalRaw: 0, literalCompressed: 0, zero: 0 },
       resends: counters.resends,
       batches: counters.batches,

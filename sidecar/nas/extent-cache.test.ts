@@ -131,6 +131,26 @@ describe('ExtentCache', () => {
     expect(volume.reads).toHaveLength(2);
   });
 
+  it('counts what it read, and what of that was used for no page', async () => {
+    const { volume, cache, fetch, readAt } = setUp(2);
+    const counted = () => [cache.bytesFetched / BLOCK_BYTES, cache.bytesUnused / BLOCK_BYTES];
+    expect(counted()).toEqual([0, 0]);
+    volume.failAt.add(0);
+    await fetch(0, 16);
+    expect(counted()).toEqual([0, 0]);
+    await fetch(16, 16);
+    await readAt(20, 10);
+    expect(counted()).toEqual([16, 6]);
+    // Some of them again: no more than all of them were used.
+    await readAt(18, 10);
+    expect(counted()).toEqual([16, 0]);
+    // What is not kept, and what makes room, is used by nobody.
+    await fetch(33, 3);
+    for (const block of [48, 64, 80]) await fetch(block, 16);
+    await readAt(48, 16);
+    expect(counted()).toEqual([67, 51]);
+  });
+
   it('keeps nothing that failed or does not lie on an extent', async () => {
     const { volume, fetch, readAt } = setUp(8);
     volume.failAt.add(0);

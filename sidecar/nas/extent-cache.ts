@@ -44,6 +44,8 @@ export class ExtentCache {
   /** By volume and number of the extent, the least recently used first. */
   readonly #extents = new Map<number, Extent>();
   readonly #memory: ExtentMemory;
+  #blocksFetched = 0;
+  #blocksUsed = 0;
   #blocksReused = 0;
 
   constructor(options: ExtentCacheOptions) {
@@ -51,6 +53,16 @@ export class ExtentCache {
     this.#extentBlocks = options.extentBlocks;
     this.#maxExtents = Math.floor(options.maxBytes / (options.extentBlocks * (BLOCK_BYTES + HASH_BYTES)));
     this.#memory = new ExtentMemory(options.extentBlocks * BLOCK_BYTES, this.#maxExtents);
+  }
+
+  /** Bytes read for the source's index. */
+  get bytesFetched(): number {
+    return this.#blocksFetched * BLOCK_BYTES;
+  }
+
+  /** Of these, what no batch has used so far. */
+  get bytesUnused(): number {
+    return (this.#blocksFetched - this.#blocksUsed) * BLOCK_BYTES;
   }
 
   /** Blocks that were not read because they were here. */
@@ -76,6 +88,7 @@ export class ExtentCache {
     );
     // The kernel may still write to the buffer, so nobody gets it again.
     if (outcome.failure !== null) return undefined;
+    this.#blocksFetched += count;
     const hashes = hashPages(hasher, buffer, count);
     const extent = { buffer, blocks: count, seed: hasher.seed, hashes, left: count };
     this.#keep(this.#key(volume, block), extent);
@@ -96,7 +109,9 @@ export class ExtentCache {
     const buffer = Buffer.allocUnsafeSlow(count * BLOCK_BYTES);
     const run = { volume, block, count, offset: 0, stride: BLOCK_BYTES };
     const outcome = await this.#reader.readBlocks([run], buffer, GROWTH_DEADLINE_MS);
-    return outcome.failure === null ? hashPages(hasher, buffer, count) : undefined;
+    if (outcome.failure !== null) return undefined;
+    this.#blocksFetched += count;
+    return hashPages(hasher, buffer, count);
   }
 
   /** As {@link BlockReader.readBlocks}, but for blocks that are here. Their hashes go to `known`, where its seed is theirs. */
@@ -148,6 +163,7 @@ export class ExtentCache {
     const extent = this.#extents.get(key);
     if (extent === undefined || within + count > extent.blocks) return undefined;
     this.#extents.delete(key);
+    this.#blocksUsed += Math.min(count, extent.left);
     extent.left -= count;
     this.#blocksReused += count;
     if (extent.left > 0) this.#extents.set(key, extent);
