@@ -105,6 +105,29 @@ describe('IndexKeeper', () => {
     expect(log).toEqual([]);
   });
 
+  it('has a sample from its beginning, also when it is stopped, until a migration has brought an index', async () => {
+    keep({ bytesPerSecond: 1 });
+    const facts = () => [keeper.hitsStandFor, keeper.grows];
+    expect(facts()).toEqual([1, false]);
+    keeper.start();
+    await eventually(facts).toEqual([8, true]);
+    keeper.pause();
+    expect(keeper.status().ready).toBe(false);
+    expect(facts()).toEqual([8, true]);
+    keeper.inherited();
+    keeper.resume();
+    expect(facts()).toEqual([1, false]);
+  });
+
+  it('does not have a sample grow where nothing is to be read for an index', async () => {
+    keep();
+    keeper.start();
+    await eventually(() => keeper.status().ready).toBe(true);
+    expect(keeper.grows).toBe(true);
+    keeper.configure({ build: 'inherit' });
+    expect(keeper.grows).toBe(false);
+  });
+
   it('has no index without memory for one', async () => {
     keep({ memoryBytes: 0 });
     keeper.start();

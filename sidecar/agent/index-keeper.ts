@@ -33,7 +33,7 @@ export class IndexKeeper {
   #pauses = 0;
   #build: IndexBuild;
   #bytesPerSecond: number;
-  /** A hit stands for so many: the blocks between two samples are not in the index. */
+  /** A hit stands for so many: the blocks between two samples are not in the index. From a sample's beginning, for it may be stopped. */
   #sampledOneIn = 1;
   #stopped = false;
   #buildSeconds: number | undefined;
@@ -114,6 +114,14 @@ export class IndexKeeper {
     return this.#sampledOneIn;
   }
 
+  /**
+   * Whether a migration from here reads what lies around hits. Only of a sample: an inherited index has what was in the guest's cache
+   * as a whole, also where it was a sample before, and what the guest has read since is not worth a read around every hit.
+   */
+  get grows(): boolean {
+    return this.#sampledOneIn > 1 && this.#build !== 'inherit';
+  }
+
   /** An incoming migration has filled the index with the blocks that are in the guest's cache: no need to sample. */
   inherited(): void {
     this.#complete = true;
@@ -127,10 +135,11 @@ export class IndexKeeper {
     this.#sampling?.abort();
     this.#index = undefined;
     this.#complete = false;
+    this.#sampledOneIn = 1;
     this.#buildIn(this.#options.config.delayMs);
   }
 
-  /** Counts what a migration's index growth read. */
+  /** Counts what a migration read for an index, and not for a page. */
   addReadBytes(bytes: number): void {
     this.#nasReadBytes += bytes;
   }
@@ -190,6 +199,7 @@ export class IndexKeeper {
         import('../index/index-builder.ts'),
       ]);
       if (index === undefined || stop.signal.aborted) return;
+      if (!isFull) this.#sampledOneIn = config.oneIn;
       const options = {
         index,
         volumes: this.#indexed,
@@ -212,7 +222,7 @@ export class IndexKeeper {
     this.#nasReadBytes += built.bytesRead;
     if (built.aborted || index !== this.#index) return;
     this.#buildSeconds = (this.#buildSeconds ?? 0) + built.seconds;
-    this.#sampledOneIn = isFull && !built.full ? 1 : this.#options.config.oneIn;
+    if (isFull) this.#sampledOneIn = built.full ? this.#options.config.oneIn : 1;
     this.#options.log(isFull ? 'index built' : 'index sampled', {
       blocks: index.count,
       nasBytes: built.bytesRead,

@@ -71,6 +71,7 @@ beforeEach(async () => {
       pauses -= 1;
     },
     inherited: () => {},
+    addReadBytes: () => {},
     forMigration: () => forMigration(),
     get leftOut() {
       return leftOut;

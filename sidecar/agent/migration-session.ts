@@ -286,9 +286,7 @@ export class MigrationSession {
       }
       return (options: PipelineOptions): MigrationPipeline =>
         'SourcePipeline' in module
-          ? new module.SourcePipeline(options, found.index, found.volumes, (bytes) =>
-              index.addReadBytes(bytes),
-            )
+          ? new module.SourcePipeline(options, found.index, found.volumes, index.grows)
           : new module.TargetPipeline(options, found.index, found.volumes);
     });
     this.#loading = loading;
@@ -399,6 +397,7 @@ export class MigrationSession {
     if (result.outcome === 'failed' && (stopped || !this.#wasIntrudedOnly)) this.#armed?.close();
     else this.#armed?.end();
     this.#pipeline?.close();
+    index.addReadBytes(result.indexNasBytes ?? 0);
     if (result.outcome === 'accelerated' && this.role === 'target') index.inherited();
     if (this.#indexHeld) index.resume();
     this.#log('migration over', result);

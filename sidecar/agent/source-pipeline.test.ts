@@ -28,7 +28,7 @@ function pipeline(limits: Partial<PipelineOptions>, volumes: readonly Volume[] =
     log: () => undefined,
     ...limits,
   };
-  return new SourcePipeline(options, index, volumes, () => undefined);
+  return new SourcePipeline(options, index, volumes, false);
 }
 
 it('says that a plain migration is faster, but not where the operator limits it', () => {

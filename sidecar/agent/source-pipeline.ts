@@ -17,37 +17,26 @@ const PAGE_BYTES = 4096;
 
 export class SourcePipeline implements MigrationPipeline {
   readonly #migration: SourceMigration;
-  readonly #grower: IndexGrower;
+  readonly #grower: IndexGrower | undefined;
   readonly #volumes: readonly CountedVolume[];
-  readonly #closed: (grownBytes: number) => void;
   readonly #log: PipelineOptions['log'];
   readonly #isLimited: boolean;
 
-  /** @param closed called once, with what the index's growth read from the NAS. */
-  constructor(
-    options: PipelineOptions,
-    index: BlockIndex,
-    volumes: readonly Volume[],
-    closed: (grownBytes: number) => void,
-  ) {
-    this.#closed = closed;
+  /** @param isSample the blocks around a hit are not in the index: the target is asked for them. */
+  constructor(options: PipelineOptions, index: BlockIndex, volumes: readonly Volume[], isSample: boolean) {
     this.#log = options.log;
     this.#isLimited = options.linkBytesPerSecond !== undefined || options.nasReadBytesPerSecond !== undefined;
     this.#volumes = volumes.map((volume) => new CountedVolume(volume));
-    const remoteHashes = new RemoteBlockHashes(index.seed);
-    this.#grower = new IndexGrower({
-      index,
-      volumes: this.#volumes,
-      hashes: remoteHashes,
-    });
+    const remoteHashes = isSample ? new RemoteBlockHashes(index.seed) : undefined;
+    this.#grower = remoteHashes && new IndexGrower({ index, volumes: this.#volumes, hashes: remoteHashes });
     this.#migration = new SourceMigration({
       migrationId: options.migrationUid,
       sessionKey: options.sessionKey,
       volumes: allowedVolumes(volumes, options.volumeNames),
       index,
       pageHasher: new PageHasher(index.seed),
-      grower: this.#grower,
-      remoteHashes,
+      ...(this.#grower === undefined ? {} : { grower: this.#grower }),
+      ...(remoteHashes === undefined ? {} : { remoteHashes }),
       downtimeLimitMs: options.downtimeLimitMs,
       linkBytesPerSecond: options.linkBytesPerSecond ?? 0,
       paceEnabled: true,
@@ -93,7 +82,7 @@ export class SourcePipeline implements MigrationPipeline {
       remainingBytes: Math.max(0, Math.round(pace.remainingBytes)),
       qemuBytes: counters.streamBytes,
       linkBytes: counters.linkBytes,
-      // What the target reads for the pages sent as references; what grew the index is counted with the index.
+      // What the target reads for the pages sent as references; it counts itself what it read, also for the index to grow.
       nasBytes: counters.referencePages * PAGE_BYTES,
       pages: {
         reference: counters.referencePages,
@@ -120,9 +109,8 @@ export class SourcePipeline implements MigrationPipeline {
   close(): void {
     // Nothing when the migration is over.
     this.#migration.abort(new ShutdownError());
-    this.#grower.close();
+    this.#grower?.close();
     const { resentBatches, resentPages, declinedPages } = this.#migration.counters;
     this.#log('source pipeline closed', { resentBatches, resentPages, declinedPages });
-    this.#closed(this.#grower.stats.bytesRead);
   }
 }

@@ -8,7 +8,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DEFAULT_DOWNTIME_LIMIT_MS } from '../../control/limits.ts';
-import type { Arm, ArmMode, Hello, Result, Role } from '../../control/messages.ts';
+import type { Arm, ArmMode, Hello, IndexStatus, Result, Role } from '../../control/messages.ts';
 import {
   createAuthority,
   issueCertificate,
@@ -255,6 +255,11 @@ export class LabCoordinator {
   /** The latest HELLO of a pod that is connected. */
   helloOf(pod: CoordinatedPod): Hello | undefined {
     return this.#hub.sessionOf(pod.identity.podUid)?.hello;
+  }
+
+  /** What a connected pod said last of its index. */
+  indexOf(pod: CoordinatedPod): IndexStatus | undefined {
+    return this.#coordinator.index(pod.identity.podUid);
   }
 
   /** Waits for the result of one side. */

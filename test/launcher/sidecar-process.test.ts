@@ -111,16 +111,16 @@ function coordinate({ migrationUid, source, target }: PlayedMigration): void {
   });
 }
 
-/** A guest with half of the disk in its memory, as QEMU 10.0 sends it on one connection. */
-function guestStream(): Uint8Array {
+/** A guest with half of the disk in its memory, told by `has`, and zeros, as QEMU 10.0 sends it on one connection. */
+function guestStream(has = (block: number) => block % 2 === 1, pageCount = BLOCKS): Uint8Array {
   return generateMigration({
     qemu: '10.0',
     channels: 0,
     seed: 3,
     rounds: 2,
-    ramBlocks: [{ name: 'pc.ram', pageCount: BLOCKS }],
+    ramBlocks: [{ name: 'pc.ram', pageCount }],
     content: (_block, page, _round, out) => {
-      if (page % 2 === 0) return false;
+      if (page >= BLOCKS || !has(page)) return false;
       out.set(disk.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES));
       return true;
     },
@@ -167,6 +167,38 @@ describe('the sidecar process', () => {
     await Promise.all([source.waitForLog(/"result recorded"/), target.waitForLog(/"result recorded"/)]);
     expect(source.log).not.toContain('sessionKey');
     expect(coordinator.problems).toEqual([]);
+  });
+
+  it('has a sampled index grow, and reads nothing for the one that the target inherited, when that is the source', async () => {
+    await startHub();
+    // So much memory that a migration begins with time to grow the index.
+    const stream = guestStream((block) => block % 128 < 64, 65_536);
+    const first = await startPod({ NASMIG_INDEX_DELAY_MS: '0', NASMIG_INDEX_BYTES_PER_SECOND: '1000000000' });
+    await first.waitForLog(/"index sampled"/);
+    const hop = async (source: ProcessPod, target: ProcessPod) => {
+      const migration = await playMigration(source, target);
+      coordinate(migration);
+      await Promise.all([isTaken(source), isTaken(target)]);
+      await send(migration, stream);
+      const { migrationUid } = migration;
+      await coordinator.waitForResult(migrationUid, 'source');
+      const rebuilt = await coordinator.waitForResult(migrationUid, 'target');
+      expect(Buffer.compare(Buffer.concat(migration.received[0] ?? []), stream)).toBe(0);
+      coordinator.record(migrationUid);
+      await Promise.all([source.waitForLog(/"result recorded"/), target.waitForLog(/"result recorded"/)]);
+      const counted = (): number | undefined => coordinator.indexOf(target.admitted)?.nasReadBytes;
+      await expect.poll(counted).toBe(rebuilt.indexNasBytes);
+      return { ...rebuilt, pageBytes: rebuilt.pages.reference * PAGE_BYTES };
+    };
+    const second = await startPod();
+    const there = await hop(first, second);
+    expect(there.pageBytes).toBeGreaterThan(100 * PAGE_BYTES);
+    // Of each extent of 128 blocks the guest has half.
+    expect(there.indexNasBytes).toBeGreaterThan(100 * PAGE_BYTES);
+    expect(there.indexNasBytes).toBeLessThan(there.nasBytes);
+    const onward = await hop(second, await startPod());
+    expect(onward.pageBytes).toBeGreaterThan(there.pageBytes / 2);
+    expect(onward.indexNasBytes).toBe(0);
   });
 
   it('relays raw, byte for byte, when no GO came within 2 s', async () => {
