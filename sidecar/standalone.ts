@@ -13,7 +13,7 @@ import { dialUnix } from './dial.ts';
 import { collectLessOften } from './garbage-collection.ts';
 import { BlockIndex } from './index/block-index.ts';
 import { type BuildProgress, buildFull, buildSample } from './index/index-builder.ts';
-import { loadIndex, saveIndex } from './index/index-file.ts';
+import { IndexFileError, loadIndex, saveIndex } from './index/index-file.ts';
 import { IndexGrower } from './index/index-grower.ts';
 import { PageHasher, randomSeed } from './index/page-hash.ts';
 import { BlockReader } from './nas/block-reader.ts';
@@ -52,23 +52,38 @@ interface IndexFacts {
   ageSeconds: number;
 }
 
+/** An index from a file costs this migration nothing to read. Undefined when the file cannot be used, and that is told. */
+async function indexFromFile(
+  file: string,
+  options: Parameters<typeof loadIndex>[1],
+): Promise<{ index: BlockIndex; facts: IndexFacts } | undefined> {
+  try {
+    const { index, provenance } = await loadIndex(file, options);
+    const ageSeconds = (Date.now() - provenance.completedAtMs) / 1000;
+    return {
+      index,
+      facts: { kind: provenance.kind, nasBytes: 0, seconds: 0, entries: index.count, ageSeconds },
+    };
+  } catch (error) {
+    if (!(error instanceof IndexFileError)) throw error;
+    log.warn({ code: error.code }, error.message);
+    return undefined;
+  }
+}
+
 async function prepareIndex(
   config: StandaloneConfig,
   volumes: readonly Volume[],
 ): Promise<{ index: BlockIndex; facts: IndexFacts }> {
   const identities = volumes.map((volume) => ({ name: volume.name, sizeBytes: volume.sizeBytes }));
-  const { kind, oneIn, bytesPerSecond, budgetBytes, file } = config.index;
-  if (kind === 'load') {
+  const { oneIn, bytesPerSecond, budgetBytes, file } = config.index;
+  const isLoaded = config.index.kind === 'load';
+  if (isLoaded) {
     if (file === undefined) throw new StandaloneConfigError('index.kind "load" needs index.file');
-    const loaded = await loadIndex(file, { volumes: identities, budgetBytes });
-    const { provenance, index } = loaded;
-    const ageSeconds = (Date.now() - provenance.completedAtMs) / 1000;
-    // An index from a file costs this migration nothing to read.
-    return {
-      index,
-      facts: { kind: provenance.kind, nasBytes: 0, seconds: 0, entries: index.count, ageSeconds },
-    };
+    const loaded = await indexFromFile(file, { volumes: identities, budgetBytes });
+    if (loaded !== undefined) return loaded;
   }
+  const kind = config.index.kind === 'load' ? 'sampled' : config.index.kind;
   const index = BlockIndex.create({ volumes: identities, seed: randomSeed(), budgetBytes });
   const facts: IndexFacts = { kind: 'none', nasBytes: 0, seconds: 0, entries: 0, ageSeconds: 0 };
   if (kind === 'inherit') facts.kind = 'inherited';
@@ -80,11 +95,16 @@ async function prepareIndex(
         : await buildSample({ index, volumes, bytesPerSecond, oneIn, onProgress });
     Object.assign(facts, { kind, nasBytes: built.bytesRead, seconds: built.seconds, entries: index.count });
     if (file !== undefined) {
-      await saveIndex(file, index, {
+      const provenance = {
         kind,
         nasBytes: built.bytesRead,
         seconds: built.seconds,
         completedAtMs: Date.now(),
+      };
+      await saveIndex(file, index, provenance).catch((error: Error) => {
+        // Who asked for the file must have it; who asked for what is in it has that.
+        if (!isLoaded) throw error;
+        log.warn(error.message);
       });
     }
   }
@@ -112,7 +132,7 @@ async function main(): Promise<void> {
   const reader = new BlockReader({ volumes, deadlineMs: config.nasDeadlineMs });
   const remoteHashes = new RemoteBlockHashes(index.seed);
   const grower =
-    config.role === 'source' && config.index.kind === 'sampled'
+    config.role === 'source' && facts.kind === 'sampled'
       ? new IndexGrower({
           index,
           volumes,
@@ -156,7 +176,9 @@ async function main(): Promise<void> {
             : null,
           ...(grower === undefined ? {} : { grown: grower.stats }),
         }
-      : {}),
+      : {
+          growth: { bytesRead: migration.extents.bytesFetched, unusedBytes: migration.extents.bytesUnused },
+        }),
   });
 
   const cpuAtReady = process.cpuUsage();

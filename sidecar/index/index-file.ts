@@ -30,7 +30,7 @@ export type IndexFileErrorCode =
   | 'NASMIG_INDEX_FILE_VOLUMES'
   | 'NASMIG_INDEX_FILE_DAMAGED';
 
-/** The file cannot be used. None of these is fatal: build the index again, and the next save replaces the file. */
+/** The file cannot be used. None of these is fatal: build the index again, and save it in the file's place. */
 export class IndexFileError extends Error {
   readonly code: IndexFileErrorCode;
   readonly path: string;

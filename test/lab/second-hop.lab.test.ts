@@ -32,8 +32,10 @@ it(
     // The counter-example is the first hop: it read the NAS for its index, before and during the migration.
     expect(there.sidecars?.source.index.kind).toBe('sampled');
     expect(there.indexNasBytes).toBeGreaterThan(100 * NEXT_TO_NOTHING_BYTES);
+    expect(there.sidecars?.target.growth?.bytesRead).toBeGreaterThan(100 * NEXT_TO_NOTHING_BYTES);
     expect(back.sidecars?.source.index).toMatchObject({ kind: 'inherited', nasBytes: 0 });
     expect(back.indexNasBytes).toBe(0);
+    expect(back.sidecars?.target.growth).toEqual({ bytesRead: 0, unusedBytes: 0 });
     expect(back.storage.sourceRead).toBeLessThan(NEXT_TO_NOTHING_BYTES);
     expect(back.indexAgeSeconds).toBeGreaterThan(0);
   },

@@ -53,6 +53,8 @@ const State = z.looseObject({
   isPlainFaster: z.boolean().optional(),
   linkBytesPerSecond: z.number().optional(),
   nas: Nas,
+  /** Of the target: what it read for the source's index to grow, and what of that no page came of. */
+  growth: z.object({ bytesRead: z.number(), unusedBytes: z.number() }).optional(),
 });
 export type SidecarState = z.infer<typeof State>;
 
