@@ -15,6 +15,7 @@ function run(caseId: string, changes: Partial<BenchRun> = {}): BenchRun {
   return {
     ...{ case: caseId, at: '2026-01-01T00:00:00.000Z', converged: true },
     ...{ linkBytes: 1000 * MIB, nasBytes: 2 * MIB, sourceNasBytes: MIB, indexNasBytes: 0 },
+    growthNasBytes: 0,
     ...{ totalMs: 40_000, downtimeMs: 300, guestGapMs: 320, cpuSeconds: 0, streamBytes: 1000 * MIB },
     ...{ referencePages: null, literalPages: null, resentPages: null, declinedPages: null },
     ...{ referencesOff: null, isPlainFaster: false, writtenSinceIndex: 0, loadAverage: 1 },
@@ -42,14 +43,14 @@ describe('recordsOf', () => {
   it('has the form of build/bench.json, medians, and less NAS bytes by what plain read', () => {
     const runs = [
       run('warm-200/plain'),
-      nasRun({ totalMs: 9000 }),
-      nasRun({ totalMs: 8000 }),
-      nasRun({ totalMs: 99_000 }),
+      nasRun({ totalMs: 9000, growthNasBytes: 30 * MIB }),
+      nasRun({ totalMs: 8000, growthNasBytes: 29 * MIB }),
+      nasRun({ totalMs: 99_000, growthNasBytes: 31 * MIB }),
     ];
     const [, nas] = recordsOf(selectCases(['warm-200']), runs);
     expect(nas).toEqual({
       ...{ method: 'nas', guest: 'warm', channels: 8, linkMbit: 200, nasMbit: 2000 },
-      ...{ linkBytes: 50 * MIB, nasBytes: 900 * MIB, indexNasBytes: 250 * MIB, totalMs: 9000 },
+      ...{ linkBytes: 50 * MIB, nasBytes: 900 * MIB, indexNasBytes: 280 * MIB, totalMs: 9000 },
       ...{ downtimeMs: 300, guestGapMs: 320, cpuSeconds: 2.5, streamBytes: 1000 * MIB, converged: true },
     });
   });

@@ -14,7 +14,7 @@ export interface BenchRecord {
   readonly linkBytes: number;
   /** Read from the NAS during the migration by both nodes, headers included, less what the plain runs of the group read. */
   readonly nasBytes: number;
-  /** Read for the index: before the migration, and by the source during it. */
+  /** Read for the index: before the migration, and during it by the source, and by the target for no page. */
   readonly indexNasBytes: number;
   /** Null when it did not converge. */
   readonly totalMs: number | null;
@@ -65,7 +65,9 @@ function recordOf(one: BenchCase, runs: readonly BenchRun[], plain: readonly Ben
     nasBytes: beyondPlain((run) => run.nasBytes),
     indexNasBytes:
       method === 'nas'
-        ? (over((run) => run.indexNasBytes) ?? 0) + beyondPlain((run) => run.sourceNasBytes)
+        ? (over((run) => run.indexNasBytes) ?? 0) +
+          (over((run) => run.growthNasBytes) ?? 0) +
+          beyondPlain((run) => run.sourceNasBytes)
         : 0,
     totalMs: converged ? over((run) => run.totalMs) : null,
     downtimeMs: converged ? over((run) => run.downtimeMs) : null,

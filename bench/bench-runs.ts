@@ -19,6 +19,8 @@ const Run = z.object({
   sourceNasBytes: z.number(),
   /** Read by both nodes before, while the index was made. */
   indexNasBytes: z.number(),
+  /** Read by the target for the index to grow, and used for no page. */
+  growthNasBytes: z.number().default(0),
   totalMs: z.number(),
   downtimeMs: figure,
   guestGapMs: figure,
@@ -62,6 +64,7 @@ export function runOf(caseId: string, measured: Measurement, at: Date, loadAvera
     nasBytes: storage.sourceRead + storage.targetRead,
     sourceNasBytes: storage.sourceRead,
     indexNasBytes: measured.indexNasBytes,
+    growthNasBytes: sidecars?.target.growth?.unusedBytes ?? 0,
     totalMs: Math.round(outcome.wallMs),
     downtimeMs: outcome.downtimeMs,
     guestGapMs: measured.guestGapMs === null ? null : Math.round(measured.guestGapMs),
