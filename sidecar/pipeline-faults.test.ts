@@ -179,6 +179,7 @@ describe('a destination QEMU that does not read for a while', () => {
     const received: Buffer[] = [];
     let got = 0;
     let sink: Socket | undefined;
+    let resentBefore = Number.POSITIVE_INFINITY;
     const { source, target, qemu } = await rig({
       volumes: [volume],
       index,
@@ -189,6 +190,7 @@ describe('a destination QEMU that does not read for a while', () => {
           got += bytes.length;
           if (got < 300_000 || got - bytes.length >= 300_000) return;
           socket.pause();
+          resentBefore = source.counters.resentBatches;
           setTimeout(() => socket.resume(), 1200);
         });
         socket.resume();
@@ -202,7 +204,8 @@ describe('a destination QEMU that does not read for a while', () => {
     const main = streams[0] as Uint8Array;
     void feed(origin, main);
     expect(await within(2000, () => sink?.isPaused() === true)).toBe(true);
-    expect(await within(800, () => source.counters.resentBatches > 0)).toBe(true);
+    expect(await within(800, () => source.counters.resentBatches > resentBefore)).toBe(true);
+    expect(sink?.isPaused()).toBe(true);
     const askedAtMs = performance.now();
     sink?.write(SHUT);
     expect(await within(300, () => answeredAtMs > 0)).toBe(true);
@@ -243,7 +246,8 @@ describe('a destination QEMU that does not read for a while', () => {
       if (source.pace.phase === 'later-pass') most = Math.max(most, source.windowBytes);
       return source.pace.phase === 'released';
     });
-    // 15-30 ms of work are 0.4 MiB at this rate; two batches and the floor of 256 KiB are granted.
+    // 20 ms of work are 0.25 MiB at this rate; 512 KiB are granted at least, and on top what the read that passes them brings.
+    expect(most).toBeGreaterThan(0);
     expect(most).toBeLessThan(2 * MIB);
   });
 
