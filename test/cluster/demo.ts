@@ -2,20 +2,20 @@
 // the operator, and prints the two side by side. What is compared was measured from outside: bytes at the interfaces, time by
 // libvirt's call and answer, the guest's gap by its beacons, the streams by recorders. Writes build/demo.json.
 
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import { resources } from '../../operator/kubernetes/resources.ts';
 import { SIDECAR_CONTAINER } from '../../operator/kubevirt/launcher-pod.ts';
+import { DEMO_FILE, recordDemo } from '../lab/demo-file.ts';
 import {
   DemoOptions as CommonOptions,
   describeDemo,
   PROFILE_NAMES,
   readDemoOptions,
 } from '../lab/demo-options.ts';
-import { type DemoRecord, demoTable, mebibytes, seconds } from '../lab/demo-report.ts';
+import { type DemoRecord, demoTable, type KnownOfDemo, mebibytes, seconds } from '../lab/demo-report.ts';
 import { GUEST_PROFILES } from '../lab/guest-profiles.ts';
 import { LiveLine } from '../lab/live-line.ts';
 import { countPagesOnDisk, type MemoryStatistics } from '../lab/memory-statistics.ts';
@@ -133,6 +133,7 @@ async function follow(
   lab: LabCluster,
   name: { namespace: string; migration: string },
   guest: Guest,
+  learn: (known: KnownOfDemo) => void,
 ): Promise<Measured> {
   const cluster = new Cluster(lab);
   const line = new ProgressLine(cluster, name);
@@ -142,10 +143,12 @@ async function follow(
     .finally(() => line.end());
   const gapMs = guest.longestGapMs;
   const libvirt = lab.handlers.resultOf(status.migration?.uid ?? '');
+  if (method === 'NAS-aware') learn({ nasAwareMigration: outcomeOf(status) });
   const why = status.conditions?.find(({ type }) => type === 'Complete')?.message ?? 'no reason given';
   if (status.phase !== 'Succeeded' || libvirt === undefined)
     throw new Error(`the ${method} migration is ${status.phase}: ${why}`);
   const checked = await guest.check();
+  learn({ guestSelfCheck: checked.selfCheck });
   say(`${status.phase} after ${seconds(libvirt.elapsedMs)}, guest self-check ${checked.selfCheck}; ${why}`);
   return {
     status,
@@ -160,6 +163,7 @@ async function follow(
 async function runPlain(
   lab: LabCluster,
   options: DemoOptions,
+  learn: (known: KnownOfDemo) => void,
 ): Promise<{ measured: Measured; memory: MemoryStatistics; qemu: string }> {
   console.log('\nPlain migration');
   const cluster = new Cluster(lab);
@@ -175,7 +179,8 @@ async function runPlain(
     metadata: { namespace: name.namespace, name: name.migration },
     spec: { vmiName: VM, acceleration: 'Disabled' },
   });
-  const measured = await follow('plain', lab, name, guest);
+  const measured = await follow('plain', lab, name, guest, learn);
+  learn({ plain: { linkBytes: trafficOf(measured).link, ...timesOf(measured) } });
   say('counting pages of its memory that are on its disk');
   const home = await lab.homeOf(PLAIN_NAMESPACE, VM);
   const launcher = lab.launcherOf(PLAIN_NAMESPACE, home.metadata?.name ?? '');
@@ -187,6 +192,7 @@ async function runPlain(
   );
   await lab.api.delete(resources.virtualMachineInstances, PLAIN_NAMESPACE, VM);
   await lab.waitForNoPods(PLAIN_NAMESPACE);
+  learn({ qemu: looked.qemu });
   return { measured, ...looked };
 }
 
@@ -231,7 +237,11 @@ async function writtenBytes(lab: LabCluster): Promise<number> {
 }
 
 /** The VM under a policy, moved by the example of eight lines. */
-async function runAccelerated(lab: LabCluster, options: DemoOptions): Promise<Accelerated> {
+async function runAccelerated(
+  lab: LabCluster,
+  options: DemoOptions,
+  learn: (known: KnownOfDemo) => void,
+): Promise<Accelerated> {
   console.log('\nNAS-aware migration');
   const cluster = new Cluster(lab);
   const { namespace, migration, label } = ACCELERATED;
@@ -260,7 +270,7 @@ async function runAccelerated(lab: LabCluster, options: DemoOptions): Promise<Ac
   say('kubectl apply -f examples/nas-aware-migration.yaml');
   guest.mark();
   await cluster.applyExample('nas-aware-migration.yaml');
-  const measured = await follow('NAS-aware', lab, { namespace, migration }, guest);
+  const measured = await follow('NAS-aware', lab, { namespace, migration }, guest, learn);
   const target = lab.containerOf(namespace, measured.status.target?.pod ?? '', SIDECAR_CONTAINER);
   if (target === undefined) throw new Error('the target pod has no sidecar');
   const logs = await Promise.all([source, target].map(({ process }) => readFile(process.logPath, 'utf8')));
@@ -289,6 +299,27 @@ function vmOptions(namespace: string, { guest, channels }: DemoOptions) {
   return { namespace, name: VM, guest, ...(channels > 1 ? {} : { cpuLimit: '1' }) };
 }
 
+const outcomeOf = ({ phase, result }: NasAwareMigrationStatus) => ({ phase, result });
+
+/** By role in this migration, whichever nodes they were. */
+function trafficOf({ recorded, status }: Measured) {
+  const { migration, storage } = recorded.traffic;
+  const from = status.source?.node === 'target' ? 'target' : 'source';
+  const to = from === 'source' ? 'target' : 'source';
+  return {
+    link: from === 'source' ? migration.sourceToTarget : migration.targetToSource,
+    sourceRead: storage[from].read,
+    targetRead: storage[to].read,
+    written: recorded.nfsWritten,
+  };
+}
+
+const timesOf = ({ libvirt, gapMs }: Measured) => ({
+  totalMs: Math.round(libvirt.elapsedMs),
+  downtimeMs: libvirt.job?.downtimeMs ?? null,
+  guestGapMs: gapMs ?? null,
+});
+
 /** The record of both, in the form that the data plane's demo has, with what the object's status says. */
 function recordOf(
   options: DemoOptions,
@@ -298,25 +329,9 @@ function recordOf(
   const { measured, index, cpuSeconds, uncachedReads, resentPages } = accelerated;
   const { status } = measured;
   const pages = status.result?.pages;
-  const used = (one: Measured) => {
-    const { migration, storage } = one.recorded.traffic;
-    const from = one.status.source?.node === 'target' ? 'target' : 'source';
-    const to = from === 'source' ? 'target' : 'source';
-    return {
-      link: from === 'source' ? migration.sourceToTarget : migration.targetToSource,
-      sourceRead: storage[from].read,
-      targetRead: storage[to].read,
-      written: one.recorded.nfsWritten,
-    };
-  };
-  const [plainUse, nasUse] = [used(plain.measured), used(measured)];
+  const [plainUse, nasUse] = [trafficOf(plain.measured), trafficOf(measured)];
   const beyond = (key: 'sourceRead' | 'targetRead' | 'written'): number =>
     Math.max(0, nasUse[key] - plainUse[key]);
-  const timesOf = ({ libvirt, gapMs }: Measured) => ({
-    totalMs: Math.round(libvirt.elapsedMs),
-    downtimeMs: libvirt.job?.downtimeMs ?? null,
-    guestGapMs: gapMs ?? null,
-  });
   const checks = [plain.measured.guest.selfCheck, measured.guest.selfCheck];
   return {
     guest: {
@@ -351,44 +366,45 @@ function recordOf(
     },
     identicalStreams: plain.measured.recorded.comparison.identical && measured.recorded.comparison.identical,
     guestSelfCheck: checks.find((check) => check !== 'ok') ?? 'ok',
-    nasAwareMigration: {
-      phase: status.phase,
-      result: status.result,
-    },
+    nasAwareMigration: outcomeOf(status),
   };
 }
 
 async function demo(options: DemoOptions): Promise<void> {
-  say('starting two nodes, a NAS, kube-apiserver and etcd, and the operator');
-  const lab = await LabCluster.start({
-    ...{ linkMbit: options.link, nasMbit: options.nas, suite: options.qemu, record: true },
-  });
+  const ends: (() => Promise<void>)[] = [];
+  const differences: string[] = [];
   try {
-    await new Cluster(lab).apply({
-      apiVersion: 'kubevirt.io/v1',
-      kind: 'KubeVirt',
-      metadata: { namespace: 'kubevirt', name: 'kubevirt' },
-      spec: { configuration: { migrations: { maxDowntimeMs: options.downtime } } },
+    const record = await recordDemo(options, async (learn) => {
+      say('starting two nodes, a NAS, kube-apiserver and etcd, and the operator');
+      const lab = await LabCluster.start({
+        ...{ linkMbit: options.link, nasMbit: options.nas, suite: options.qemu, record: true },
+      });
+      ends.push(() => lab.stop(options.logs === undefined ? {} : { keepLogsIn: options.logs }));
+      await new Cluster(lab).apply({
+        apiVersion: 'kubevirt.io/v1',
+        kind: 'KubeVirt',
+        metadata: { namespace: 'kubevirt', name: 'kubevirt' },
+        spec: { configuration: { migrations: { maxDowntimeMs: options.downtime } } },
+      });
+      const plain = await runPlain(lab, options, learn);
+      const accelerated = await runAccelerated(lab, options, learn);
+      for (const one of [plain.measured, accelerated.measured])
+        differences.push(...one.recorded.comparison.differences);
+      return recordOf(options, plain, accelerated);
     });
-    const plain = await runPlain(lab, options);
-    const accelerated = await runAccelerated(lab, options);
-    const record = recordOf(options, plain, accelerated);
-    mkdirSync('build', { recursive: true });
-    writeFileSync('build/demo.json', `${JSON.stringify(record, null, 2)}\n`);
     console.log(`\n${demoTable(record)}\n`);
     console.log(
       `NasAwareMigration: ${record.nasAwareMigration.phase}, streams identical: ${record.identicalStreams}, ` +
-        `guest self-check: ${record.guestSelfCheck}; written to build/demo.json`,
+        `guest self-check: ${record.guestSelfCheck}; written to ${DEMO_FILE}`,
     );
-    for (const one of [plain.measured, accelerated.measured])
-      for (const difference of one.recorded.comparison.differences) console.error(`  ${difference}`);
+    for (const difference of differences) console.error(`  ${difference}`);
     const isGood =
       record.identicalStreams === true &&
       record.guestSelfCheck === 'ok' &&
       record.nasAwareMigration.result?.accelerated === true;
     if (!isGood) process.exitCode = 1;
   } finally {
-    await lab.stop(options.logs === undefined ? {} : { keepLogsIn: options.logs });
+    for (const end of ends) await end();
   }
 }
 

@@ -1,5 +1,8 @@
 // What `make demo` says of its two migrations: the record written to build/demo.json and the table for people. Pure.
 
+import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
+import type { DemoOptions } from './demo-options.ts';
+import { GUEST_PROFILES } from './guest-profiles.ts';
 import type { Measurement } from './measured-migration.ts';
 
 export interface DemoRecord {
@@ -45,6 +48,41 @@ export interface DemoRecord {
   readonly guestSelfCheck: string;
 }
 
+/** What a demo that fails may know by then. */
+export type KnownOfDemo = Partial<Pick<DemoRecord, 'qemu' | 'plain' | 'guestSelfCheck'>> & {
+  readonly nasAwareMigration?: Pick<NasAwareMigrationStatus, 'phase' | 'result'>;
+};
+
+/** In the place of a {@link DemoRecord} when a migration failed. */
+export interface FailedDemoRecord extends KnownOfDemo {
+  readonly guest: Pick<DemoRecord['guest'], 'profile' | 'memoryMiB'>;
+  readonly channels: number;
+  readonly linkMbit: number;
+  readonly nasMbit: number;
+  readonly identicalStreams: null;
+  readonly failure: string;
+}
+
+export function failedDemoRecord(
+  options: Pick<DemoOptions, 'guest' | 'channels' | 'link' | 'nas'>,
+  known: KnownOfDemo,
+  failure: string,
+): FailedDemoRecord {
+  return {
+    guest: { profile: options.guest, memoryMiB: GUEST_PROFILES[options.guest].memoryMiB },
+    ...{ channels: options.channels, linkMbit: options.link, nasMbit: options.nas },
+    ...known,
+    ...{ identicalStreams: null, failure },
+  };
+}
+
+export function plainFigures({ linkBytes, outcome, guestGapMs }: Measurement): DemoRecord['plain'] {
+  return {
+    ...{ linkBytes, totalMs: Math.round(outcome.wallMs) },
+    ...{ downtimeMs: outcome.downtimeMs, guestGapMs },
+  };
+}
+
 /**
  * The two measurements as one record. NAS bytes are what the NAS-aware run used beyond the plain one's own I/O: bytes at the
  * interfaces read, and file data written.
@@ -73,12 +111,7 @@ export function demoRecord(plain: Measurement, nas: Measurement, memoryMiB: numb
       ageSeconds: sidecars.source.index.ageSeconds + nas.indexAgeSeconds,
       guestBytesWrittenSince: nas.writtenSinceIndex,
     },
-    plain: {
-      linkBytes: plain.linkBytes,
-      totalMs: Math.round(plain.outcome.wallMs),
-      downtimeMs: plain.outcome.downtimeMs,
-      guestGapMs: plain.guestGapMs,
-    },
+    plain: plainFigures(plain),
     nasAware: {
       linkBytes: nas.linkBytes,
       nasBytes: {

@@ -1,10 +1,10 @@
 // `make demo-lab`: live-migrates a running VM twice, plainly and NAS-aware, between two nodes of the lab, and prints the two
 // side by side. Writes build/demo.json.
 
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { z } from 'zod';
+import { DEMO_FILE, recordDemo } from './demo-file.ts';
 import { DemoOptions, describeDemo, PROFILE_NAMES, readDemoOptions } from './demo-options.ts';
-import { demoRecord, demoTable, mebibytes, seconds } from './demo-report.ts';
+import { demoRecord, demoTable, type KnownOfDemo, mebibytes, plainFigures, seconds } from './demo-report.ts';
 import { GUEST_PROFILES } from './guest-profiles.ts';
 import { LiveLine } from './live-line.ts';
 import {
@@ -43,7 +43,11 @@ function progressLine(method: Method, { elapsedMs, ram, source, target }: Progre
   return parts.join(', ');
 }
 
-async function run(scenario: Scenario, logs: string | undefined): Promise<Measurement> {
+async function run(
+  scenario: Scenario,
+  logs: string | undefined,
+  learn: (known: KnownOfDemo) => void,
+): Promise<Measurement> {
   console.log(`\n${scenario.method === 'nas' ? 'NAS-aware' : 'Plain'} migration`);
   const line = new LiveLine();
   const keepLogsIn = logs === undefined ? undefined : `${logs}/${scenario.method}`;
@@ -52,6 +56,7 @@ async function run(scenario: Scenario, logs: string | undefined): Promise<Measur
   const measured = await measureMigration(scenario, say, show, keepLogsIn).finally(() => line.end());
   const { outcome } = measured;
   say(`${outcome.status} after ${seconds(outcome.wallMs)}, guest self-check ${measured.guestSelfCheck}`);
+  learn({ qemu: measured.qemuVersion, guestSelfCheck: measured.guestSelfCheck });
   if (!measured.converged)
     throw new Error(
       `the ${scenario.method} migration ${outcome.status}: ${outcome.error ?? 'no reason given'}`,
@@ -73,16 +78,19 @@ const scenario: Omit<Scenario, 'method'> = {
 const { memoryMiB } = GUEST_PROFILES[options.guest];
 console.log(describeDemo(options));
 try {
-  const plain = await run({ ...scenario, method: 'plain' }, options.logs);
-  const nas = await run({ ...scenario, method: 'nas' }, options.logs);
-  const record = demoRecord(plain, nas, memoryMiB);
-  mkdirSync('build', { recursive: true });
-  writeFileSync('build/demo.json', `${JSON.stringify(record, null, 2)}\n`);
+  const differences: string[] = [];
+  const record = await recordDemo(options, async (learn) => {
+    const plain = await run({ ...scenario, method: 'plain' }, options.logs, learn);
+    learn({ plain: plainFigures(plain) });
+    const nas = await run({ ...scenario, method: 'nas' }, options.logs, learn);
+    differences.push(...plain.differences, ...nas.differences);
+    return demoRecord(plain, nas, memoryMiB);
+  });
   console.log(`\n${demoTable(record)}\n`);
   console.log(
-    `streams identical: ${record.identicalStreams}, guest self-check: ${record.guestSelfCheck}; written to build/demo.json`,
+    `streams identical: ${record.identicalStreams}, guest self-check: ${record.guestSelfCheck}; written to ${DEMO_FILE}`,
   );
-  for (const difference of [...plain.differences, ...nas.differences]) console.error(`  ${difference}`);
+  for (const difference of differences) console.error(`  ${difference}`);
   if (record.identicalStreams !== true || record.guestSelfCheck !== 'ok') process.exitCode = 1;
 } catch (error) {
   console.error(`demo: ${(error as Error).message}`);
