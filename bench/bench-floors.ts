@@ -150,6 +150,7 @@ export function floorResults(records: readonly BenchRecord[], disk: DiskFacts): 
     ),
     withPlain('cold, 200 Mbit/s', 'cold', 200, 2000),
     withPlain('cold, 1 Gbit/s', 'cold', 1000, 2500),
+    withPlain('cold, unlimited', 'cold', 0, 0),
     withPlain('warm, NAS at a tenth of the link', 'warm', 200, 20),
     withPlain('warm, unlimited: the first migration of a VM', 'warm', 0, 0),
     withPlain('warm, unlimited: the next one', 'warm', 0, 0, 'next'),

@@ -61,6 +61,7 @@ export const BENCH_GROUPS: Readonly<Record<string, readonly BenchCase[]>> = Obje
       ['busy-200', 'busy', 200, 2000, ALL],
       ['cold-200', 'cold', 200, 2000, ALL],
       ['cold-1000', 'cold', 1000, 2500, METHODS],
+      ['cold-unlimited', 'cold', 0, 0, [{ method: 'plain' }, { method: 'nas' }]],
     ] as const
   ).map(([name, guest, linkMbit, nasMbit, ways]) => [name, group(name, guest, linkMbit, nasMbit, ways)]),
 );

@@ -133,6 +133,36 @@ describe('tables', () => {
   });
 });
 
+describe('floorResults', () => {
+  const disk = { nonZeroBlocks: 1e6 };
+  const ofPlan = (changes: Readonly<Record<string, Partial<BenchRun>>> = {}) => {
+    const cases = selectCases([]);
+    return floorResults(
+      recordsOf(
+        cases,
+        cases.map(({ id }) => run(id, changes[id])),
+      ),
+      disk,
+    );
+  };
+
+  it('measures every floor when the whole plan was run', () => {
+    expect(ofPlan().filter(({ holds }) => holds === null)).toEqual([]);
+  });
+
+  it('compares a cold guest with plain at each rate by itself', () => {
+    const cold = (changes: Parameters<typeof ofPlan>[0]) =>
+      ofPlan(changes)
+        .filter(({ on }) => on.startsWith('cold'))
+        .map(({ on, holds }) => [on, holds]);
+    expect(cold({ 'cold-unlimited/nas': { totalMs: 80_000 } })).toEqual([
+      ['cold, 200 Mbit/s', true],
+      ['cold, 1 Gbit/s', true],
+      ['cold, unlimited', false],
+    ]);
+  });
+});
+
 describe('benchPlot', () => {
   it('has a bar for each way and figure, as long as its share of plain', () => {
     const plot = benchPlot(records());
