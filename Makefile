@@ -65,8 +65,8 @@ bench: ## plain, multifd zstd and NAS-aware side by side (CASES=warm-200,full-20
 	@node bench/migrations.ts $(if $(RUNS),--runs $(RUNS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(RESUME),--resume) $(if $(WRITE),--write) $(subst $(COMMA), ,$(CASES))
 
-microbench: ## page finder, index, link codec and pipelines in GB/s, the pipelines beside a plain relay
-	@$(SETUP) node
+microbench: ## page finder, index, link codec and pipelines in GB/s on recorded streams, the pipelines beside a plain relay; writes build/pipelines.json
+	@$(SETUP) node lab
 	@for program in page-finder block-index link-codec pipelines; do echo "== $$program"; node bench/$$program.ts || exit 1; done
 
 fuzz: ## every parser for 10 minutes or a million inputs, with coverage (PARSER=qemu-main MINUTES=10 INPUTS=1000000 SEED=1); writes build/fuzz.json

@@ -60,7 +60,8 @@ function quotient(large: BenchRecord | undefined, small: BenchRecord | undefined
   return over / under;
 }
 
-function atLeast(on: string, figure: string, floor: number, measured: number | null): FloorResult {
+/** A row that holds when `measured` is not below `floor`; null is not measured. */
+export function atLeast(on: string, figure: string, floor: number, measured: number | null): FloorResult {
   return {
     ...{ on, figure, floor: `at least ${floor}` },
     reached: measured === null ? 'not measured' : measured.toFixed(2),

@@ -1,10 +1,22 @@
-// The guest that the pipelines are measured with: the same pages and the same volume in every process, from numbers alone.
-// 85 of 100 pages are blocks of the volume, in runs as a page cache has them; the others are text that zstd shrinks to about a third.
+// What the pipelines are measured with: a guest's streams and the volume that its pages are on. The generated one has the same pages and
+// the same volume in every process, from numbers alone, on 8 channels: 85 of 100 pages are blocks of the volume, in runs as a page cache
+// has them; the others are text that zstd shrinks to about a third. The recorded one is in recorded-guest.ts.
 
 import { PAGE_BYTES } from '../sidecar/stream/page-sink.ts';
-import { generateMigration, type Migration, seededRandom } from '../sidecar/stream/test-streams.ts';
+import { generateMigration, seededRandom } from '../sidecar/stream/test-streams.ts';
 
-export const GUEST_PAGES = 64 * 1024;
+export interface PipelineGuest {
+  readonly volumeBlocks: number;
+  /** The stream of each connection, main first, and the order in which QEMU writes to them. */
+  migration(): {
+    readonly streams: readonly Uint8Array[];
+    readonly writes: readonly { readonly connection: number; readonly from: number; readonly to: number }[];
+  };
+  /** The volume's blocks that are not zero; `content` is good until `visit` returns. */
+  forEachBlock(visit: (block: number, content: Uint8Array) => void): void;
+}
+
+const GUEST_PAGES = 64 * 1024;
 /** Of every run of so many pages, the first ones are blocks. */
 const RUN_PAGES = 20;
 const RUN_BLOCKS = 17;
@@ -19,7 +31,7 @@ const words = Array.from({ length: 900 }, () =>
 );
 
 /** Block `block` of the volume: bytes that do not compress, unlike those of any other block. */
-export function writeBlock(block: number, out: Uint8Array): void {
+function writeBlock(block: number, out: Uint8Array): void {
   const from = (block * 37 * 61) % (noise.length - PAGE_BYTES);
   out.set(noise.subarray(from, from + PAGE_BYTES));
   new DataView(out.buffer, out.byteOffset).setUint32(0, block);
@@ -36,8 +48,8 @@ function writeText(page: number, out: Uint8Array): void {
 }
 
 /** One pass over the guest through main and 8 multifd channels, as QEMU 10.0 writes it. */
-export function guestMigration(): Migration {
-  return generateMigration({
+function guestMigration(): ReturnType<PipelineGuest['migration']> {
+  const { main, multifd, writes } = generateMigration({
     qemu: '10.0',
     channels: 8,
     rounds: 1,
@@ -49,13 +61,18 @@ export function guestMigration(): Migration {
       return true;
     },
   });
+  return { streams: [main, ...multifd], writes };
 }
 
-/** The volume: block n where the guest has page n, and others that it has not. */
-export function guestVolume(): Uint8Array {
-  const volume = new Uint8Array(GUEST_PAGES * PAGE_BYTES);
-  for (let block = 0; block < GUEST_PAGES; block++) {
-    writeBlock(block, volume.subarray(block * PAGE_BYTES, (block + 1) * PAGE_BYTES));
-  }
-  return volume;
-}
+/** Block n of the volume is what page n of the guest is, or would be. */
+export const GENERATED_GUEST: PipelineGuest = {
+  volumeBlocks: GUEST_PAGES,
+  migration: guestMigration,
+  forEachBlock: (visit) => {
+    const content = new Uint8Array(PAGE_BYTES);
+    for (let block = 0; block < GUEST_PAGES; block++) {
+      writeBlock(block, content);
+      visit(block, content);
+    }
+  },
+};

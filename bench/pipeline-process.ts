@@ -1,5 +1,6 @@
-// One process of the pipeline benchmark: node bench/pipeline-process.ts ROLE DIRECTORY [zstd|no-zstd]. It says `ready`, does its part of one
-// stream, and says what that took; bench/pipelines.ts starts it and reads that.
+// One process of the pipeline benchmark: node bench/pipeline-process.ts ROLE DIRECTORY zstd|no-zstd [STATE DISK]. With the files of a recorded
+// guest it is that one's stream, else the generated one's. It says `ready`, does its part of one stream, and says what that took;
+// bench/pipelines.ts starts it and reads that.
 
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -18,16 +19,21 @@ import { relayRaw } from '../sidecar/raw-relay.ts';
 import { SourceMigration } from '../sidecar/source/source-migration.ts';
 import { PAGE_BYTES } from '../sidecar/stream/page-sink.ts';
 import { TargetMigration } from '../sidecar/target/target-migration.ts';
-import { GUEST_PAGES, guestMigration, guestVolume, writeBlock } from './pipeline-guest.ts';
+import { GENERATED_GUEST } from './pipeline-guest.ts';
+import { recordedGuest } from './recorded-guest.ts';
 
 collectLessOften();
-const [role, directory = '', zstd = 'zstd'] = process.argv.slice(2);
+const [role, directory = '', zstd = 'zstd', statePath, diskPath] = process.argv.slice(2);
+const guest =
+  statePath === undefined || diskPath === undefined
+    ? GENERATED_GUEST
+    : recordedGuest({ statePath, diskPath });
 const at = (name: string): string => join(directory, name);
 const shared = {
   migrationId: '5b3c1f0e-9a7d-4c55-8d1e-0123456789ab',
   // The benchmark's own processes are the only ones that know its sockets.
   sessionKey: Buffer.alloc(32, 7),
-  volumes: [{ name: 'root', sizeBytes: GUEST_PAGES * PAGE_BYTES }],
+  volumes: [{ name: 'root', sizeBytes: guest.volumeBlocks * PAGE_BYTES }],
   now: () => performance.now(),
   log: () => {},
 };
@@ -67,8 +73,7 @@ function serve(name: string, accept: (socket: Socket) => void, facts: () => obje
 
 /** QEMU at the source: writes every connection in the order in which QEMU would. */
 async function write(to: string): Promise<void> {
-  const migration = guestMigration();
-  const streams = [migration.main, ...migration.multifd];
+  const { streams, writes } = guest.migration();
   tell('ready');
   await new Promise((resolve) => process.stdin.once('data', resolve));
   const sockets: Socket[] = [];
@@ -78,7 +83,7 @@ async function write(to: string): Promise<void> {
     socket.resume();
     sockets.push(socket);
   }
-  for (const { connection, from, to: end } of migration.writes) {
+  for (const { connection, from, to: end } of writes) {
     const socket = sockets[connection] as Socket;
     if (socket.write((streams[connection] as Uint8Array).subarray(from, end))) continue;
     await new Promise((resolve) => socket.once('drain', resolve));
@@ -115,12 +120,10 @@ function relay(): void {
 function source(target: string): void {
   const index = BlockIndex.create({ volumes: shared.volumes, seed: { hi: 1, lo: 2 }, budgetBytes: 64 << 20 });
   const pageHasher = new PageHasher(index.seed);
-  const block = new Uint8Array(PAGE_BYTES);
-  for (let number = 0; number < GUEST_PAGES; number++) {
-    writeBlock(number, block);
-    pageHasher.hash(block, 0);
-    index.add(0, number, pageHasher.hi, pageHasher.lo);
-  }
+  guest.forEachBlock((block, content) => {
+    pageHasher.hash(content, 0);
+    index.add(0, block, pageHasher.hi, pageHasher.lo);
+  });
   const migration = new SourceMigration({
     ...shared,
     index,
@@ -179,7 +182,9 @@ function acknowledge(): void {
 }
 
 function target(): void {
-  const volume = new MemoryVolume('root', guestVolume());
+  const content = new Uint8Array(guest.volumeBlocks * PAGE_BYTES);
+  guest.forEachBlock((block, bytes) => content.set(bytes, block * PAGE_BYTES));
+  const volume = new MemoryVolume('root', content);
   const index = BlockIndex.create({ volumes: shared.volumes, seed: { hi: 3, lo: 4 }, budgetBytes: 64 << 20 });
   const migration = new TargetMigration({
     ...shared,

@@ -1,6 +1,7 @@
 // Source and target pipeline, each in one process and one thread, against a plain Node relay of the same bytes in the same run:
 // node bench/pipelines.ts [RUNS]. Rates are stream bytes by core-second of the process under test, since QEMU's ends and the peer
-// share the machine; the wall clock's rate stands beside them. The NAS is memory here. Writes build/pipelines.json.
+// share the machine; the wall clock's rate stands beside them. The NAS is memory here. Each goes over a recorded guest's main channel
+// and over a generated one's 8 channels; what is asked of the source is judged by the recorded one. Writes build/pipelines.json.
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,6 +10,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import { imageConfiguration } from '../hack/ship/dockerfile.ts';
+import { floorLines, pipelineFloors } from './pipeline-floors.ts';
+import { ensureRecordedFiles } from './recorded-guest.ts';
 
 const runs = Number(process.argv[2] ?? '3');
 if (!Number.isInteger(runs) || runs < 1 || runs > 20)
@@ -36,8 +39,8 @@ class Part {
   readonly #child: ChildProcess;
   readonly #events = new Map<string, { promise: Promise<unknown>; resolve: (value: unknown) => void }>();
 
-  constructor(role: string, directory: string, zstd: string) {
-    this.#child = spawn(process.execPath, [...image.nodeOptions, PROGRAM, role, directory, zstd], {
+  constructor(role: string, directory: string, zstd: string, files: readonly string[]) {
+    this.#child = spawn(process.execPath, [...image.nodeOptions, PROGRAM, role, directory, zstd, ...files], {
       stdio: ['pipe', 'pipe', 'inherit'],
       env: { ...process.env, ...image.env },
     });
@@ -84,9 +87,9 @@ interface Measured {
 }
 
 /** Runs a stream through the parts; the first one is under test, the last one is QEMU at the source. */
-async function measure(roles: readonly string[], zstd: string): Promise<Measured> {
+async function measure(roles: readonly string[], zstd: string, files: readonly string[]): Promise<Measured> {
   const directory = mkdtempSync(join(tmpdir(), 'nasmig-pipelines-'));
-  const parts = roles.map((role) => new Part(role, directory, zstd));
+  const parts = roles.map((role) => new Part(role, directory, zstd, files));
   try {
     await Promise.all(parts.map((part) => part.wait('ready', READY_MS)));
     const writer = parts.at(-1) as Part;
@@ -111,8 +114,9 @@ async function measure(roles: readonly string[], zstd: string): Promise<Measured
   }
 }
 
+const RELAY = 'plain Node relay';
 const CASES: readonly { name: string; roles: readonly string[]; zstd: string }[] = [
-  { name: 'plain Node relay', roles: ['relay', 'read', 'write-to-relay'], zstd: 'no-zstd' },
+  { name: RELAY, roles: ['relay', 'read', 'write-to-relay'], zstd: 'no-zstd' },
   {
     name: 'source, zstd',
     roles: ['source-to-acknowledger', 'acknowledge', 'write-to-source'],
@@ -135,34 +139,45 @@ function median(values: readonly number[]): number {
   return sorted[Math.floor((sorted.length - 1) / 2)] as number;
 }
 
-const results: Record<string, Measured[]> = Object.fromEntries(CASES.map(({ name }) => [name, []]));
+const recorded = await ensureRecordedFiles();
+/** What of a guest the parts are told. */
+const GUESTS: readonly { guest: string; files: readonly string[] }[] = [
+  { guest: 'recorded', files: [recorded.statePath, recorded.diskPath] },
+  { guest: 'generated', files: [] },
+];
+const PLANNED = GUESTS.flatMap(({ guest, files }) => CASES.map((one) => ({ ...one, guest, files })));
+
+const results = PLANNED.map((): Measured[] => []);
 for (let run = 0; run < runs; run++) {
-  for (const { name, roles, zstd } of CASES) {
-    const measured = await measure(roles, zstd);
-    results[name]?.push(measured);
-    process.stderr.write(`run ${run + 1} of ${runs}: ${name}\n`);
+  for (const [i, { guest, name, roles, zstd, files }] of PLANNED.entries()) {
+    results[i]?.push(await measure(roles, zstd, files));
+    process.stderr.write(`run ${run + 1} of ${runs}: ${guest}, ${name}\n`);
   }
 }
-const relay = median((results['plain Node relay'] as Measured[]).map((one) => one.gbPerCoreSecond));
-const records = CASES.map(({ name }) => {
-  const measured = results[name] as Measured[];
-  const gbPerCoreSecond = median(measured.map((one) => one.gbPerCoreSecond));
+const medians = PLANNED.map(({ guest, name }, i) => {
+  const measured = results[i] as Measured[];
   return {
+    guest,
     name,
     runs,
-    gbPerCoreSecond,
-    ofRelay: gbPerCoreSecond / relay,
+    gbPerCoreSecond: median(measured.map((one) => one.gbPerCoreSecond)),
     gbPerSecond: median(measured.map((one) => one.gbPerSecond)),
     referenceShare: measured[0]?.referenceShare,
     linkShare: measured[0]?.linkShare,
   };
 });
+const records = medians.map((record) => {
+  const relay = medians.find(({ guest, name }) => guest === record.guest && name === RELAY);
+  return { ...record, ofRelay: record.gbPerCoreSecond / (relay?.gbPerCoreSecond ?? 0) };
+});
 for (const record of records) {
   const share =
     record.referenceShare === undefined ? '' : `, ${(100 * record.referenceShare).toFixed(0)} % references`;
   console.log(
-    `${record.name.padEnd(18)} ${record.gbPerCoreSecond.toFixed(2).padStart(6)} GB a core-second, ${record.ofRelay.toFixed(2)} of the relay, ${record.gbPerSecond.toFixed(2)} GB/s by the clock${share}`,
+    `${record.guest.padEnd(10)} ${record.name.padEnd(18)} ${record.gbPerCoreSecond.toFixed(2).padStart(6)} GB a core-second, ${record.ofRelay.toFixed(2)} of the relay, ${record.gbPerSecond.toFixed(2)} GB/s by the clock${share}`,
   );
 }
+const floors = pipelineFloors(records);
+for (const line of floorLines(floors)) console.log(line);
 mkdirSync('build', { recursive: true });
-writeFileSync('build/pipelines.json', `${JSON.stringify(records, null, 2)}\n`);
+writeFileSync('build/pipelines.json', `${JSON.stringify({ records, floors }, null, 2)}\n`);
