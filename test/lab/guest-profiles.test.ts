@@ -13,8 +13,8 @@ it('full has 0.6 times the memory of the files it reads', () => {
   expect(full.memoryMiB / full.readMiB).toBeCloseTo(0.6);
 });
 
-it('mixed has as much incompressible anonymous memory as page cache', () => {
-  expect(mixed.randomMiB).toBe(mixed.readMiB);
+it('mixed has more incompressible anonymous memory than page cache', () => {
+  expect(mixed.randomMiB).toBeGreaterThan(mixed.readMiB);
   expect(mixed.randomMiB + mixed.readMiB).toBeGreaterThan(0.8 * mixed.memoryMiB);
 });
 
