@@ -157,6 +157,7 @@ export const CATALOGUE: Readonly<Record<string, CatalogueEntry>> = {
   hello: {
     module: 'hello',
     target: 'helloBody',
+    corpus: 'link-at-target',
     files: [HELLO],
     bugs: [
       {
@@ -182,6 +183,7 @@ export const CATALOGUE: Readonly<Record<string, CatalogueEntry>> = {
   'control-from-sidecar': {
     module: 'control-messages',
     target: 'controlFromSidecar',
+    corpus: 'control-from-sidecar',
     files: ['control/codec.ts', 'control/messages.ts', 'control/coordination.ts', 'control/errors.ts'],
     bugs: [
       {
@@ -201,6 +203,7 @@ export const CATALOGUE: Readonly<Record<string, CatalogueEntry>> = {
   'control-from-hub': {
     module: 'control-messages',
     target: 'controlFromHub',
+    corpus: 'control-from-hub',
     files: ['control/codec.ts', 'control/messages.ts', 'control/sidecar-arming.ts', 'control/errors.ts'],
     bugs: [
       {

@@ -2,7 +2,10 @@
 // what must hold. A failure names the input by its number and repeats.
 import { describe, expect, it } from 'vitest';
 import { CATALOGUE } from './catalogue.ts';
+import { readCorpus, readNamedCorpus } from './corpus.ts';
 import { runFuzzSession } from './fuzz-session.ts';
+import { controlFromHub, controlFromSidecar } from './targets/control-messages.ts';
+import { helloBody } from './targets/hello.ts';
 
 /** A parser's errors cost more than its work: the numbers differ so that all parsers together take some ten seconds of CPU. */
 const INPUTS: Readonly<Record<string, number>> = {
@@ -57,5 +60,23 @@ describe('the fuzzer', () => {
       first?.untaken,
     ]);
     expect(other?.answers).not.toEqual(first?.answers);
+  });
+});
+
+describe('recordings', () => {
+  it.each([
+    ['control-from-sidecar', controlFromSidecar],
+    ['control-from-hub', controlFromHub],
+  ] as const)('%s: each is a message that is understood', async (folder, target) => {
+    for (const [name, bytes] of readNamedCorpus(folder))
+      expect(`${await target.run(bytes)}-${name.split('-')[1]}`).toBe(name);
+  });
+
+  it('of a link begin with a HELLO that is understood, and proved with a key that nobody has', async () => {
+    const recordings = readCorpus(CATALOGUE['hello']?.corpus);
+    const hellos = (await helloBody.seeds(recordings)).slice(0, recordings.length);
+    expect(await Promise.all(hellos.map((hello) => helloBody.run(hello)))).toEqual(
+      hellos.map(() => 'NASMIG_LINK_PROOF'),
+    );
   });
 });

@@ -2,11 +2,13 @@
 // 16 of its pages, trimmed to a few pages for each kind of item; and what two sidecars say to each other over such a stream.
 // Run by hand, as root: `node test/fuzz/record-corpus.ts`. With `--states` it takes the saved states of the lab's guests in .cache,
 // which are streams too, in place of starting QEMUs. With `--links` only what the sidecars say is made anew, from the streams there are.
+// With `--control DIR` only the messages of the control protocol are, from a recording of the lab (test/launcher/control-recording.ts).
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { constants, zstdCompressSync } from 'node:zlib';
+import { exampleArm } from '../../control/example-messages.ts';
 import { type RecordedStreams, readRecordedStreams, repeatPages } from '../../sidecar/recorded-streams.ts';
 import { PAGE_BYTES } from '../../sidecar/stream/page-sink.ts';
 import { indexOf, MemoryVolume, runPipeline } from '../../sidecar/test-pipeline.ts';
@@ -167,6 +169,38 @@ async function recordLinks(name: string, { streams, pages }: RecordedStreams): P
     write('link-at-source', `${name}-${i}`, Buffer.concat(chunks));
 }
 
+/** Messages of one shape differ in numbers only, which the fuzzer changes by itself. */
+function shapeOf(message: object): string {
+  return JSON.stringify(message, (_key, value) => (typeof value === 'number' ? 0 : value));
+}
+
+const UIDS = /[0-9a-f]{8}-[0-9a-f-]{27}/g;
+/** Of each type of message. */
+const MOST_SHAPES = 4;
+
+/** One message of each shape of a recording, with the key of the examples: what must not be in an error's message is known then. */
+function recordControl(directory: string): void {
+  for (const folder of ['control-from-sidecar', 'control-from-hub']) {
+    const shapes = new Map<string, string[]>();
+    const seen = new Set<string>();
+    for (const line of readFileSync(join(directory, `${folder}.jsonl`), 'utf8')
+      .trim()
+      .split('\n')) {
+      const message = JSON.parse(line) as { type: string; sessionKey?: string };
+      if (message.sessionKey !== undefined) message.sessionKey = exampleArm.sessionKey;
+      const shape = shapeOf(message).replace(UIDS, '');
+      const kept = shapes.get(message.type) ?? [];
+      if (seen.has(shape) || kept.length === MOST_SHAPES) continue;
+      seen.add(shape);
+      shapes.set(message.type, [...kept, JSON.stringify(message)]);
+    }
+    rmSync(join(CORPUS_DIRECTORY, folder), { recursive: true, force: true });
+    mkdirSync(join(CORPUS_DIRECTORY, folder), { recursive: true });
+    for (const [type, messages] of shapes)
+      for (const [i, text] of messages.entries()) write(folder, `${type}-${i}`, Buffer.from(text));
+  }
+}
+
 /** Newest saved state of each QEMU: a stream of a real guest of a GiB, without multifd. */
 async function recordStates(): Promise<void> {
   const guests = join(CACHE_DIR, 'guests');
@@ -182,6 +216,13 @@ async function recordStates(): Promise<void> {
   }
 }
 
+const control = process.argv.indexOf('--control');
+if (control > 0) {
+  const directory = process.argv[control + 1];
+  if (directory === undefined) throw new Error('--control takes the directory of a recording');
+  recordControl(directory);
+  process.exit(0);
+}
 for (const folder of ['qemu-main', 'qemu-multifd'])
   mkdirSync(join(CORPUS_DIRECTORY, folder), { recursive: true });
 if (process.argv.includes('--states') || process.argv.includes('--links')) {

@@ -16,7 +16,8 @@ import {
 } from '../../operator/certificates/x509.ts';
 import type { PodIdentity } from '../../operator/hub/authenticator.ts';
 import { type CoordinationView, Coordinator } from '../../operator/hub/coordinator.ts';
-import { Hub, type HubListener } from '../../operator/hub/hub.ts';
+import { Hub } from '../../operator/hub/hub.ts';
+import { recordControl } from './control-recording.ts';
 
 /** The name in the hub's certificate; sidecars in the lab dial an address and are told this name. */
 export const HUB_SERVER_NAME = 'hub.lab';
@@ -147,7 +148,7 @@ export class LabCoordinator {
     });
     const armed = new Set<string>();
     const holds = new Map<string, HeldGo>();
-    const listener: HubListener = {
+    const listener = recordControl({
       onSession: (session) => coordinator.onSession(session),
       onMessage: (session, message) => {
         if (message.type === 'armed') armed.add(`${message.migrationUid} ${message.role}`);
@@ -156,7 +157,7 @@ export class LabCoordinator {
         else hold.catchUp(() => coordinator.onMessage(session, message));
       },
       onSessionEnded: (session) => coordinator.onSessionEnded(session),
-    };
+    });
     const hub = await Hub.start({
       ...{
         host: '127.0.0.1',

@@ -2,6 +2,7 @@
 // reached; without, nothing of it may be believed.
 import { createHmac } from 'node:crypto';
 import {
+  FRAME_HEADER_BYTES,
   MAX_HELLO_BODY_BYTES,
   MAX_LINK_VERSION,
   MAX_VOLUME_BYTES,
@@ -69,9 +70,16 @@ function agreed(hello: Hello, answer: Hello): ReturnType<typeof agree> {
   }
 }
 
+/** Every recording of a link begins with it. Its key is another one: a change of it is proved anew. */
+function helloOf(recording: Uint8Array): Uint8Array {
+  const { buffer, byteOffset, byteLength } = recording;
+  const bodyBytes = new DataView(buffer, byteOffset, byteLength).getUint32(FRAME_HEADER_BYTES - 4);
+  return recording.subarray(FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + bodyBytes);
+}
+
 /** Reads, proves and answers one HELLO body. */
 export const helloBody: FuzzTarget = {
-  seeds: () => [ownBody, answerBody('framed'), answerBody('raw')],
+  seeds: (corpus) => [...corpus.map(helloOf), ownBody, answerBody('framed'), answerBody('raw')],
   run: (input) => {
     try {
       const hello = decodeHello(input);
