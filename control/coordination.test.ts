@@ -123,6 +123,39 @@ describe('bringing two sidecars together', () => {
     expect(isFramed(framed.state)).toBe(true);
   });
 
+  it.each(['arming', 'armed', 'holding'] as const)(
+    'gives a side its socket back that was away when it was decided, and is %s',
+    (phase) => {
+      const { state } = run([
+        ...[connected('source'), connected('target'), says('armed', 'target')],
+        { type: 'disconnected', role: 'source' },
+        { type: 'giveUp', reason: 'Suspended' },
+      ]);
+      const back = run([{ type: 'connected', role: 'source', phase }], state);
+      expect(back.effects).toMatchObject([
+        { to: 'source', message: { type: 'disarm', reason: 'Suspended' } },
+      ]);
+      expect(run([connected('source')], state).sent).toEqual([]);
+    },
+  );
+
+  it('leaves a target that waits after GO, until the migration is over', () => {
+    const framed = run([{ type: 'connected', role: 'source', phase: 'framed' }]);
+    for (const phase of ['arming', 'armed'] as const) {
+      const waiting = run([{ type: 'connected', role: 'target', phase }], framed.state);
+      expect(waiting.sent).toEqual([]);
+      const over = run([{ type: 'giveUp', reason: 'MigrationOver' }], waiting.state);
+      expect(over.sent).toEqual(['disarm target']);
+    }
+    // It was given up before it was known that there had been a GO: who is on its way must find the target's sidecar.
+    const late = run([
+      { type: 'giveUp', reason: 'Suspended' },
+      { type: 'connected', role: 'source', phase: 'framed' },
+      { type: 'connected', role: 'target', phase: 'armed' },
+    ]);
+    expect(late.sent).toEqual([]);
+  });
+
   it('does not arm a side again that has told its result', () => {
     const { sent } = run([{ type: 'message', message: exampleResult }, connected('source')]);
     expect(sent).toEqual([]);

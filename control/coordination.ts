@@ -35,7 +35,10 @@ export interface Coordination {
 }
 
 export type CoordinationEvent =
-  /** A sidecar of this migration said HELLO; `phase` is what it claims to be in for this migration and epoch. */
+  /**
+   * A sidecar of this migration said HELLO; `phase` is what it claims to be in for this migration and epoch. One that waits with the
+   * key of an earlier epoch is `arming`: it has to be told anew.
+   */
   | { type: 'connected'; role: Role; phase?: SidePhase; reason?: Reason }
   | { type: 'disconnected'; role: Role }
   | { type: 'message'; message: Extract<SidecarMessage, { type: 'armed' | 'holding' | 'raw' | 'result' }> }
@@ -94,8 +97,21 @@ function onConnected(
 ): CoordinationStep {
   const { role, phase, reason } = event;
   if (state[role].phase === 'finished') return { state, effects: [] };
+  const { given } = state;
+  // It was away when it was decided, and would wait with its socket's place taken until its pod ends. After GO the source may be on its
+  // way to a target that waits: only a migration that is over takes that back.
+  if (given !== undefined && isWaiting(phase) && (!state.go || given === 'MigrationOver')) {
+    return {
+      state: withSide(state, role, { phase: phase === 'arming' ? 'told' : phase }),
+      effects: [{ to: role, message: disarmMessage(state.plan, role, given) }],
+    };
+  }
   if (phase === undefined || phase === 'arming') {
-    if (state.given !== undefined || state.go) return { state, effects: [] };
+    // One that waits is remembered, so that it gets its socket back in the end.
+    if (state.go && phase !== undefined) {
+      return { state: withSide(state, role, { phase: 'told' }), effects: [] };
+    }
+    if (given !== undefined || state.go) return { state, effects: [] };
     return {
       state: withSide(state, role, { phase: 'told' }),
       effects: [{ to: role, message: armMessage(state.plan, role) }],
@@ -176,6 +192,11 @@ function giveUp(state: Coordination, reason: Reason): CoordinationStep {
       .filter((role) => isWithUs(state[role]))
       .map((role) => ({ to: role, message: disarmMessage(state.plan, role, reason) })),
   };
+}
+
+/** Whether a side that says so has taken its socket's place, or is about to, and waits for what comes. */
+export function isWaiting(phase: SidePhase | undefined): phase is 'arming' | 'armed' | 'holding' {
+  return phase === 'arming' || phase === 'armed' || phase === 'holding';
 }
 
 function isWithUs(side: CoordinatedSide): boolean {

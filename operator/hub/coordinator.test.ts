@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { exampleArm, exampleHello, exampleProgress, exampleResult } from '../../control/example-messages.ts';
 import type { Hello, HubMessage, Role } from '../../control/messages.ts';
 import { Coordinator } from './coordinator.ts';
@@ -38,18 +38,21 @@ function session(podUid: string, migrations: Hello['migrations'] = []): FakeSess
 
 const onChange = vi.fn();
 const recorded = new Set<string>();
+const known = new Set<string>();
 let coordinator: Coordinator;
 
 const options = {
   onChange,
   onStats: () => {},
   isRecorded: (uid: string) => recorded.has(uid),
+  isKnown: (uid: string) => known.has(uid),
   onProblem: () => {},
 };
 
 beforeEach(() => {
   onChange.mockReset();
   recorded.clear();
+  known.clear();
   coordinator = new Coordinator({ ...options, epoch: 7 });
 });
 
@@ -318,5 +321,111 @@ describe('coordinator', () => {
       reason: 'PostCopyAllowed',
       detail: 'in the configuration',
     });
+  });
+});
+
+describe('a side that waits in a migration that is over', () => {
+  /** Well above what a new leader's caches may be behind. */
+  const LONG_MS = 60_000;
+  const waits = (phase: 'arming' | 'armed' | 'holding', role: Role = 'source', epoch = 7) =>
+    [{ migrationUid, epoch, role, phase }] as const;
+
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  it.each(['arming', 'armed', 'holding'] as const)(
+    'is disarmed when it was away as the result was recorded, and comes back %s',
+    (phase) => {
+      const a = session('pod-a');
+      coordinator.onSession(a);
+      coordinator.coordinate(order);
+      coordinator.onSessionEnded(a);
+      coordinator.recorded(migrationUid);
+      recorded.add(migrationUid);
+      const back = session('pod-a', [...waits(phase)]);
+      coordinator.onSession(back);
+      expect(back.sent).toEqual([
+        { type: 'disarm', migrationUid, epoch: 7, role: 'source', reason: 'MigrationOver' },
+      ]);
+    },
+  );
+
+  it.each(['armed', 'holding'] as const)(
+    'is disarmed by a leader that only collects results, under any epoch: %s',
+    (phase) => {
+      const [early, late] = [
+        session('pod-a', [...waits(phase, 'source', 3)]),
+        session('pod-b', [...waits('armed', 'target', 3)]),
+      ];
+      coordinator.onSession(early);
+      coordinator.coordinate({ ...order, targetPodUid: 'pod-b', over: true });
+      coordinator.onSession(late);
+      for (const one of [early, late])
+        expect(one.sent).toMatchObject([{ type: 'disarm', reason: 'MigrationOver', epoch: 7 }]);
+    },
+  );
+
+  it('is disarmed when a leader that did not run the migration finds it recorded', () => {
+    known.add(migrationUid);
+    const a = session('pod-a', [...waits('armed')]);
+    coordinator.onSession(a);
+    vi.advanceTimersByTime(LONG_MS);
+    expect(types(a)).toEqual([]);
+    coordinator.recorded(migrationUid);
+    expect(types(a)).toEqual(['disarm']);
+    coordinator.recorded(migrationUid);
+    expect(types(a)).toEqual(['disarm']);
+  });
+
+  it('is disarmed when nobody knows the migration, but not before a new leader could', () => {
+    const a = session('pod-a', [...waits('armed')]);
+    coordinator.onSession(a);
+    vi.advanceTimersByTime(5000);
+    expect(types(a)).toEqual([]);
+    vi.advanceTimersByTime(LONG_MS);
+    expect(types(a)).toEqual(['disarm']);
+  });
+
+  it('is armed anew when the leader comes to know the migration, and not disarmed then', () => {
+    const a = session('pod-a', [...waits('armed', 'source', 3)]);
+    coordinator.onSession(a);
+    vi.advanceTimersByTime(5000);
+    coordinator.coordinate(order);
+    vi.advanceTimersByTime(LONG_MS);
+    expect(types(a)).toEqual(['arm']);
+  });
+
+  it('is left alone when it is gone, framed, or there after the term', () => {
+    const gone = session('pod-a', [...waits('armed')]);
+    coordinator.onSession(gone);
+    coordinator.onSessionEnded(gone);
+    const framed = session('pod-b', [{ migrationUid, epoch: 3, role: 'target', phase: 'framed' }]);
+    coordinator.onSession(framed);
+    const late = session('pod-c', [...waits('armed')]);
+    coordinator.onSession(late);
+    coordinator.endTerm('NotLeader');
+    vi.advanceTimersByTime(LONG_MS);
+    for (const one of [gone, framed, late]) expect(types(one)).toEqual([]);
+  });
+
+  it('is disarmed when its pod is not of the migration any longer', () => {
+    const c = session('pod-c', [...waits('armed', 'target', 3)]);
+    coordinator.onSession(c);
+    known.add(migrationUid);
+    coordinator.coordinate(order);
+    vi.advanceTimersByTime(LONG_MS);
+    // Its target may yet turn out to be this one.
+    expect(types(c)).toEqual([]);
+    const again = session('pod-c', [...waits('armed', 'target', 3)]);
+    coordinator.onSessionEnded(c);
+    coordinator.coordinate({ ...order, targetPodUid: 'pod-b' });
+    coordinator.onSession(again);
+    vi.advanceTimersByTime(LONG_MS);
+    expect(types(again)).toEqual(['disarm']);
   });
 });

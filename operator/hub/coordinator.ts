@@ -7,6 +7,7 @@ import {
   type Coordination,
   type CoordinationEvent,
   type CoordinationPlan,
+  isWaiting,
   rawReason,
   startCoordination,
   stepCoordination,
@@ -55,8 +56,16 @@ export interface CoordinatorOptions {
   onStats: (session: Session, stats: Stats) => void;
   /** Whether the result of this migration is in its object's status already. */
   isRecorded: (migrationUid: string) => boolean;
+  /** Whether there is an object for this migration, finished or not. */
+  isKnown: (migrationUid: string) => boolean;
   onProblem: (problem: string, session: Session) => void;
 }
+
+/**
+ * A leader that begins has its caches, but they may be seconds behind: a side that waits in a migration of which there is no object is
+ * disarmed only when there is none after this time either.
+ */
+const UNKNOWN_GRACE_MS = 20_000;
 
 interface Running {
   order: CoordinationOrder;
@@ -81,6 +90,8 @@ export class Coordinator implements HubListener {
   readonly #byPod = new Map<string, Set<string>>();
   /** Results that came before the controller asked for their migration (after a restart), by pod. */
   readonly #early = new Map<string, Result[]>();
+  /** Sessions whose HELLO said that they wait in a migration that is not run here, by migration. */
+  readonly #strays = new Map<string, Set<Session>>();
   /** The hub serves for a moment after the term: orders of a leader that is none any longer are not given in it. */
   #ended: Reason | undefined;
 
@@ -166,6 +177,7 @@ export class Coordinator implements HubListener {
 
   /** The result is stored: tells both sidecars, and forgets the migration and its key. */
   recorded(migrationUid: string): void {
+    for (const session of this.#strays.get(migrationUid) ?? []) this.#disarm(session, migrationUid);
     const running = this.#running.get(migrationUid);
     if (running === undefined) return;
     this.#drop(running);
@@ -208,6 +220,7 @@ export class Coordinator implements HubListener {
       const running = this.#running.get(migrationUid);
       if (running !== undefined) this.#connect(running, session);
     }
+    this.#findStrays(session);
   }
 
   onSessionEnded(session: Session): void {
@@ -217,6 +230,7 @@ export class Coordinator implements HubListener {
       this.#indexes.delete(podUid);
     }
     this.#early.delete(podUid);
+    for (const { migrationUid } of session.hello.migrations) this.#forgetStray(session, migrationUid);
     for (const migrationUid of this.#byPod.get(podUid) ?? []) {
       const running = this.#running.get(migrationUid);
       const role = running === undefined ? undefined : roleOf(running, podUid);
@@ -298,6 +312,7 @@ export class Coordinator implements HubListener {
     const role = roleOf(running, session.identity.podUid);
     if (role === undefined) return;
     const { migrationUid, epoch } = running.state.plan;
+    this.#forgetStray(session, migrationUid);
     const known = session.hello.migrations.find(
       (one) => one.migrationUid === migrationUid && one.role === role,
     );
@@ -316,8 +331,58 @@ export class Coordinator implements HubListener {
       role,
       ...(counts
         ? { phase: known.phase, ...(known.reason === undefined ? {} : { reason: known.reason }) }
-        : {}),
+        : known === undefined
+          ? {}
+          : { phase: 'arming' }),
     });
+  }
+
+  /** A side that was away when its migration ended waits on, and says so when it is back. */
+  #findStrays(session: Session): void {
+    let mayBeKnownLater = false;
+    for (const { migrationUid, phase } of session.hello.migrations) {
+      if (!isWaiting(phase) || this.#isOfRunning(session, migrationUid)) continue;
+      if (this.#options.isRecorded(migrationUid)) {
+        this.#disarm(session, migrationUid);
+        continue;
+      }
+      mayBeKnownLater = true;
+      this.#strays.set(migrationUid, (this.#strays.get(migrationUid) ?? new Set()).add(session));
+    }
+    if (mayBeKnownLater) setTimeout(() => this.#endUnknown(session), UNKNOWN_GRACE_MS).unref();
+  }
+
+  /** Those that are known are left for the controller: it asks for them, or says that they are recorded. */
+  #endUnknown(session: Session): void {
+    for (const { migrationUid } of session.hello.migrations) {
+      if (this.#strays.get(migrationUid)?.has(session) !== true) continue;
+      const running = this.#running.get(migrationUid);
+      const isNobodys =
+        running === undefined
+          ? !this.#options.isKnown(migrationUid)
+          : running.order.targetPodUid !== undefined && !this.#isOfRunning(session, migrationUid);
+      if (isNobodys) this.#disarm(session, migrationUid);
+    }
+  }
+
+  #isOfRunning(session: Session, migrationUid: string): boolean {
+    const running = this.#running.get(migrationUid);
+    return running !== undefined && roleOf(running, session.identity.podUid) !== undefined;
+  }
+
+  /** Of a migration that is not run here. */
+  #disarm(session: Session, migrationUid: string): void {
+    this.#forgetStray(session, migrationUid);
+    const role = session.hello.migrations.find((one) => one.migrationUid === migrationUid)?.role;
+    if (role === undefined || this.#ended !== undefined) return;
+    const { epoch } = this.#options;
+    session.send({ type: 'disarm', migrationUid, epoch, role, reason: 'MigrationOver' });
+  }
+
+  #forgetStray(session: Session, migrationUid: string): void {
+    const strays = this.#strays.get(migrationUid);
+    strays?.delete(session);
+    if (strays?.size === 0) this.#strays.delete(migrationUid);
   }
 
   #step(running: Running, event: CoordinationEvent): void {
