@@ -44,7 +44,7 @@ export type ArmingEffect =
   | { type: 'restoreSocket' }
   /** Open the link framed for the held connection, and for those that follow (target: answer HELLO). */
   | { type: 'startFramed'; order: Order }
-  /** Relay the held connection, and those that follow, byte for byte. A source still sends HELLO mode raw if its peer is armed. */
+  /** Relay the held connection, and those that follow, byte for byte. */
   | { type: 'startRaw'; reason: Reason }
   | { type: 'send'; message: SidecarMessage };
 
