@@ -120,7 +120,7 @@ const texts = {
   },
   SocketNotTaken: {
     meaning: "the sidecar could not take the migration socket's place in time",
-    nextStep: "check the sidecar's log: directory ownership, or QEMU connected first",
+    nextStep: "check the sidecar's log: directory ownership, or no room on the pod's volume `public`",
   },
   StaleEpoch: {
     meaning: 'the order came from an operator that is not the leader any longer',

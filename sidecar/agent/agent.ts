@@ -42,6 +42,14 @@ const TIDY_MS = 5_000;
 /** Of the second that SIGTERM leaves: for results to reach the hub and to be recorded, and for QEMU to close its channels. */
 const LAST_WORDS_MS = 600;
 
+/**
+ * A socket that was taken and is gone for so long is not made anew: its migration is over. Without an operator nobody says so, nor gives
+ * a GO. Looked at with the heartbeat, and only before a connection of QEMU's has come.
+ */
+const SOCKET_GONE_MS = 60_000;
+/** Longer than a change of leader, or an operator's upgrade, takes. */
+const HUB_GONE_MS = 5 * 60_000;
+
 export interface AgentOptions {
   readonly config: AgentConfig;
   /** Undefined when the directory of migration sockets cannot be used: then `socketProblem` says why. */
@@ -71,6 +79,8 @@ export class Agent {
   #tidyTimer: NodeJS.Timeout | undefined;
   #lastStats: IndexStatus | undefined;
   #stopping: Promise<void> | undefined;
+  /** Since when there is no connection to the hub, by performance.now(). */
+  #hubGoneSinceMs: number | undefined;
 
   constructor(options: AgentOptions) {
     const { config, log } = options;
@@ -91,8 +101,11 @@ export class Agent {
       ...config.hub,
       hello: () => this.#hello(),
       onMessage: (message) => this.#onMessage(message),
-      onConnected: (connected, detail) =>
-        connected ? log.info('connected to the hub') : log.warn({ detail }, 'no connection to the hub'),
+      onConnected: (connected, detail) => {
+        this.#hubGoneSinceMs = connected ? undefined : (this.#hubGoneSinceMs ?? performance.now());
+        if (connected) log.info('connected to the hub');
+        else log.warn({ detail }, 'no connection to the hub');
+      },
     });
   }
 
@@ -106,7 +119,10 @@ export class Agent {
     this.#index.start();
     this.#volumesTimer = setInterval(() => void this.#retryVolumes(), VOLUMES_RETRY_MS);
     this.#volumesTimer.unref();
-    this.#statsTimer = setInterval(() => this.#sendStats(), HEARTBEAT_INTERVAL_MS);
+    this.#statsTimer = setInterval(() => {
+      this.#sendStats();
+      this.#endForgotten();
+    }, HEARTBEAT_INTERVAL_MS);
     this.#statsTimer.unref();
   }
 
@@ -145,6 +161,9 @@ export class Agent {
           { migrationUid: event.migrationUid, doing: event.doing, error: event.error.message },
           'socket directory',
         );
+        return;
+      case 'cannot-take':
+        this.#sessions.get(event.migrationUid)?.onCannotTake(`${event.doing}: ${event.error.message}`);
         return;
       default:
         this.#log.debug(event, 'socket');
@@ -186,6 +205,14 @@ export class Agent {
   }
 
   #onMessage(message: HubMessage): void {
+    if (this.#stopping !== undefined) {
+      // Every socket was given back, and nobody would come for another one. Said, so that the other side does not wait.
+      if (message.type === 'arm') {
+        const { migrationUid, epoch, role } = message;
+        this.#send({ type: 'raw', migrationUid, epoch, role, reason: 'SidecarStopping' });
+      }
+      return;
+    }
     switch (message.type) {
       case 'welcome':
         for (const migrationUid of message.recorded) this.#unrecorded.delete(migrationUid);
@@ -326,6 +353,21 @@ export class Agent {
   }
 
   // ---- from time to time
+
+  /** There may be nobody left who says that a migration is over for whose first connection this side waits. */
+  #endForgotten(): void {
+    if (this.#state.phase !== 'arming' && this.#state.phase !== 'armed') return;
+    const nowMs = performance.now();
+    const goneMs = nowMs - (this.#current?.socketGoneSinceMs ?? nowMs);
+    const aloneMs = nowMs - (this.#hubGoneSinceMs ?? nowMs);
+    if (goneMs >= SOCKET_GONE_MS) {
+      const detail = `the migration's socket is gone for ${Math.round(goneMs / 1000)} s`;
+      this.#step({ type: 'declined', reason: 'MigrationOver', detail });
+    } else if (aloneMs >= HUB_GONE_MS) {
+      const detail = `no operator for ${Math.round(aloneMs / 1000)} s`;
+      this.#step({ type: 'declined', reason: 'HubUnreachable', detail });
+    }
+  }
 
   /** V8 collects when it is asked for more, and an idle process asks for nothing: with --expose-gc it is done here. */
   #tidySoon(): void {

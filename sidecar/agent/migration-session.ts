@@ -63,6 +63,7 @@ export class MigrationSession {
   #loading: Promise<((options: PipelineOptions) => MigrationPipeline) | undefined> | undefined;
   /** Where the pipeline dials: the socket whose place was taken last. */
   #taken: TakenSocket | undefined;
+  #socketGoneSinceMs: number | undefined;
 
   #connections = 0;
   readonly #relayed = new Set<Socket>();
@@ -169,8 +170,19 @@ export class MigrationSession {
     }
     if (this.#taken !== undefined && this.#connections === 0 && !this.#ended) {
       this.#taken = undefined;
+      this.#socketGoneSinceMs = performance.now();
       this.#tell({ type: 'socketLost' });
     }
+  }
+
+  /** Its socket's place cannot be taken: it is tried on, but the other side must not wait for it. */
+  onCannotTake(detail: string): void {
+    if (this.#way === 'undecided' && this.#connections === 0) this.#decline('SocketNotTaken', detail);
+  }
+
+  /** Since when the socket is gone whose place had been taken, by performance.now(); undefined while it is there, or not made yet. */
+  get socketGoneSinceMs(): number | undefined {
+    return this.#socketGoneSinceMs;
   }
 
   /** The process ends: the result of now is told, whatever is open. */
@@ -187,6 +199,7 @@ export class MigrationSession {
 
   #onTaken(taken: TakenSocket): void {
     this.#taken = taken;
+    this.#socketGoneSinceMs = undefined;
     taken.listener.on('connection', (socket: Socket) => this.#onConnection({ taken, socket }));
     // Who says ARMED can do what GO asks for: without a pipeline a target would hand the source's HELLO to QEMU.
     void (this.#loading ?? Promise.resolve(true)).then(

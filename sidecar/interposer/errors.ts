@@ -36,6 +36,17 @@ export class AlreadyArmedError extends InterposerError {
   }
 }
 
+/** A migration was announced to an interposer that has given everything back: nobody would give this one back. */
+export class InterposerStoppedError extends InterposerError {
+  readonly code = 'NASMIG_INTERPOSER_STOPPED';
+  readonly migrationUid: string;
+
+  constructor(migrationUid: string) {
+    super(`migration ${migrationUid} came while the sidecar stops; nothing to do, it stays plain`);
+    this.migrationUid = migrationUid;
+  }
+}
+
 /** The migration directory belongs to somebody else, so that no name in it can be replaced. */
 export class DirectoryNotOursError extends InterposerError {
   readonly code = 'NASMIG_SOCKET_DIRECTORY_NOT_OURS';

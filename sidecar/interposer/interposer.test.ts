@@ -152,6 +152,87 @@ describe('the directory', () => {
   });
 });
 
+describe('a place that cannot be taken', () => {
+  const cannot = () => events.filter((event) => event.kind === 'cannot-take');
+  const told = () => vi.waitFor(() => expect(cannot()).toHaveLength(1), { interval: 5, timeout: 5000 });
+  /** Some binds later, and many scans. */
+  const later = () => new Promise((resolve) => setTimeout(resolve, 700));
+
+  it('is told once when no socket can be bound, before there is one to take the place of', async () => {
+    const interposer = start();
+    rmSync(directory, { recursive: true });
+    armSource(interposer);
+    await told();
+    expect(cannot()).toMatchObject([{ migrationUid: UID_1, doing: 'binding a socket' }]);
+    await later();
+    expect(cannot()).toHaveLength(1);
+    // Each try has another name.
+    expect(
+      events.filter((event) => event.kind === 'failed' && event.doing === 'binding a socket'),
+    ).toHaveLength(1);
+  });
+
+  it('is told when the volume has no room for its names', async () => {
+    const openDirectory = (path: string): SocketDirectory => ({
+      ...openSocketDirectory(path),
+      link: () => {
+        throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' });
+      },
+    });
+    const { armed } = armSource(start({ openDirectory }));
+    await later();
+    expect(cannot()).toEqual([]);
+    await listenAt(rpc, 'rpc');
+    await listenAt(stream, 'handler');
+    await told();
+    expect(cannot()).toMatchObject([
+      { doing: 'take', error: { message: expect.stringContaining('ENOSPC') } },
+    ]);
+    expect(armed.standing()).not.toBe('taken');
+    expect(await ask(stream)).toBe('handler');
+  });
+
+  it('is not told when it fails for a moment, or when only a spare is missing', async () => {
+    // What is bound but not found counts as not bound: here the first socket.
+    let refusals = 1;
+    const interposer = start({
+      openDirectory: (path) => {
+        const real = openSocketDirectory(path);
+        return {
+          ...real,
+          stat(name) {
+            if (!name.startsWith('.nasmig-') || refusals === 0) return real.stat(name);
+            refusals -= 1;
+            return undefined;
+          },
+        };
+      },
+    });
+    let places = 0;
+    const armed = interposer.arm({
+      migrationUid: UID_1,
+      role: 'target',
+      onTaken: (socket) => {
+        relayMarked(socket);
+        places += 1;
+        // The spare that is bound next.
+        refusals = 1;
+      },
+    });
+    const qemu = await listenAt(stream, 'first');
+    await taken(armed);
+    await later();
+    expect(refusals).toBe(0);
+    // And the first one when it is made anew.
+    refusals = 1;
+    qemu.close();
+    await listenAt(stream, 'second');
+    await vi.waitFor(() => expect(places).toBe(2), { timeout: 3000 });
+    expect(await ask(stream)).toBe('via us: second');
+    expect(cannot()).toEqual([]);
+  });
+});
+
 describe('without an announcement', () => {
   it('touches nothing', async () => {
     start();
@@ -531,6 +612,18 @@ describe('afterwards', () => {
     armed.close();
     expect(names()).toEqual([rpc, stream].sort());
     expect(await ask(stream)).toBe('second');
+  });
+
+  it('takes nothing once it is stopped, when nobody would give it back', async () => {
+    const interposer = start();
+    interposer.stop();
+    await listenAt(rpc, 'rpc');
+    await listenAt(stream, 'handler');
+    expect(() => armSource(interposer)).toThrow(
+      expect.objectContaining({ code: 'NASMIG_INTERPOSER_STOPPED' }),
+    );
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    expect(names()).toEqual([stream, rpc].sort());
   });
 
   it('gives everything back when it is stopped', async () => {

@@ -7,7 +7,7 @@
 import { randomBytes } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import { type DialOptions, dialOriginal } from './dial-original.ts';
-import { AlreadyArmedError, SocketPathTooLongError } from './errors.ts';
+import { AlreadyArmedError, InterposerStoppedError, SocketPathTooLongError } from './errors.ts';
 import {
   errorCode,
   openSocketDirectory,
@@ -29,6 +29,8 @@ const OWNER_RESCAN_MS = 1;
 const OWNER_RESCAN_FOR_MS = 1000;
 /** A bind that failed (a full disk, say) is tried again at this pace. */
 const BIND_RETRY_MS = 200;
+/** Three tries to bind: who fails for so long is not waited for. A source would hold QEMU's connection for it. */
+const CANNOT_TAKE_MS = 2 * BIND_RETRY_MS;
 /** A connect that looked up the path before a put-back reaches our listener within microseconds after it. */
 const DRAIN_MS = 100;
 
@@ -53,6 +55,13 @@ export type InterposerEvent =
   | {
       readonly kind: 'failed';
       readonly migrationUid: string | undefined;
+      readonly doing: string;
+      readonly error: Error;
+    }
+  /** The place cannot be taken, and not only for a moment; once a migration. It goes on being tried. */
+  | {
+      readonly kind: 'cannot-take';
+      readonly migrationUid: string;
       readonly doing: string;
       readonly error: Error;
     };
@@ -131,6 +140,9 @@ interface Armed {
   spare: BoundListener | undefined;
   binding: boolean;
   lastFailure: string;
+  /** Since when the place could not be taken for an error; by performance.now(). */
+  failingSinceMs: number | undefined;
+  isCannotTold: boolean;
   /** Not before this time, by performance.now(). */
   bindNotBeforeMs: number;
   live: BoundListener | undefined;
@@ -163,10 +175,11 @@ export class Interposer {
 
   /**
    * Announces a migration: from now on its socket's place is taken as soon as it is there and ours to link.
-   * Throws InvalidMigrationUidError, AlreadyArmedError, SocketPathTooLongError.
+   * Throws InvalidMigrationUidError, AlreadyArmedError, SocketPathTooLongError, InterposerStoppedError.
    */
   arm(announcement: Announcement): ArmedMigration {
     const { migrationUid, role } = announcement;
+    if (this.#stopped) throw new InterposerStoppedError(migrationUid);
     const names = socketNames(migrationUid);
     for (const name of [names.original, names.mark, temporaryName(uniqueSuffix())]) this.#boundPath(name);
     if (this.#armed.has(migrationUid)) throw new AlreadyArmedError(migrationUid);
@@ -182,6 +195,8 @@ export class Interposer {
       binding: false,
       bindNotBeforeMs: 0,
       lastFailure: '',
+      failingSinceMs: undefined,
+      isCannotTold: false,
       live: undefined,
     };
     this.#armed.set(migrationUid, armed);
@@ -263,6 +278,7 @@ export class Interposer {
       }
     } catch (error) {
       this.#failed(armed, action.kind, error);
+      if (action.kind === 'take') this.#cannotTake(armed, action.kind, error);
       return false;
     }
     this.#report({ kind: 'acted', migrationUid: armed.announcement.migrationUid, action });
@@ -303,6 +319,7 @@ export class Interposer {
     }
     armed.spare = undefined;
     armed.live = spare;
+    armed.failingSinceMs = undefined;
     this.#stand(armed, 'taken');
     try {
       this.#handOver(armed, spare);
@@ -360,6 +377,7 @@ export class Interposer {
         armed.binding = false;
         armed.bindNotBeforeMs = performance.now() + BIND_RETRY_MS;
         this.#failed(armed, 'binding a socket', error);
+        this.#cannotTake(armed, 'binding a socket', error);
         this.#schedule();
       },
     );
@@ -449,7 +467,10 @@ export class Interposer {
   }
 
   #scan(): void {
-    for (const armed of this.#armed.values()) this.#settle(armed);
+    for (const armed of this.#armed.values()) {
+      if (armed.live === undefined) this.#provideSpare(armed);
+      this.#settle(armed);
+    }
     this.#schedule();
   }
 
@@ -528,9 +549,20 @@ export class Interposer {
     this.#report({ kind: 'standing', migrationUid: armed.announcement.migrationUid, standing });
   }
 
+  /** After it was taken, all that is missing is a spare. */
+  #cannotTake(armed: Armed, doing: string, error: unknown): void {
+    if (armed.live !== undefined || !armed.wanted || armed.isCannotTold) return;
+    const nowMs = performance.now();
+    armed.failingSinceMs ??= nowMs;
+    if (nowMs - armed.failingSinceMs < CANNOT_TAKE_MS) return;
+    armed.isCannotTold = true;
+    const { migrationUid } = armed.announcement;
+    this.#report({ kind: 'cannot-take', migrationUid, doing, error: asError(error) });
+  }
+
   #failed(armed: Armed, doing: string, error: unknown): void {
     // A scan that fails does so again every few milliseconds: what was said is not repeated.
-    const failure = `${doing}: ${asError(error).message}`;
+    const failure = `${doing}: ${errorCode(error) ?? asError(error).message}`;
     if (armed.lastFailure === failure) return;
     armed.lastFailure = failure;
     this.#report({
