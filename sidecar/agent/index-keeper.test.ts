@@ -163,6 +163,56 @@ describe('IndexKeeper', () => {
     expect((await keeper.forMigration())?.volumes.map(({ name }) => name)).toEqual(['data', 'root']);
   });
 
+  it('takes in a volume that came while a migration was armed, once it is over', async () => {
+    keep();
+    keeper.start();
+    await eventually(() => keeper.status().ready).toBe(true);
+    keeper.pause();
+    const before = await keeper.forMigration();
+    mkdirSync(join(directory, 'data'));
+    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+    expect(await volumes.open()).toBe(true);
+    keeper.volumesChanged();
+    // The migration's is not taken from it.
+    expect(await keeper.forMigration()).toEqual(before);
+    keeper.resume();
+    await eventually(() => keeper.status().blocks).toBe(BLOCKS / 4);
+    const after = await keeper.forMigration();
+    expect(after?.volumes.map(({ name }) => name)).toEqual(['data', 'root']);
+    // Once.
+    keeper.pause();
+    keeper.resume();
+    expect((await keeper.forMigration())?.index).toBe(after?.index);
+  });
+
+  it('keeps what a migration brought for a volume that came before the index was made', async () => {
+    keep();
+    keeper.pause();
+    mkdirSync(join(directory, 'data'));
+    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+    expect(await volumes.open()).toBe(true);
+    keeper.volumesChanged();
+    const found = await keeper.forMigration();
+    found?.index.add(1, 3, 1, 2);
+    keeper.inherited();
+    keeper.resume();
+    expect(keeper.status()).toMatchObject({ blocks: 1, ready: true });
+  });
+
+  it('keeps what a migration brought, without the volume that came later, where nothing else makes an index', async () => {
+    keep({ build: 'inherit' });
+    keeper.pause();
+    const found = await keeper.forMigration();
+    found?.index.add(0, 3, 1, 2);
+    keeper.inherited();
+    mkdirSync(join(directory, 'data'));
+    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+    expect(await volumes.open()).toBe(true);
+    keeper.volumesChanged();
+    keeper.resume();
+    expect(keeper.status()).toMatchObject({ blocks: 1 });
+  });
+
   it('reads whole volumes where that is asked for, and goes on from a sample to it', async () => {
     keep();
     keeper.start();

@@ -31,6 +31,7 @@ export class IndexKeeper {
   #timer: NodeJS.Timeout | undefined;
   #sampling: AbortController | undefined;
   #pauses = 0;
+  #volumesChangedMeanwhile = false;
   #build: IndexBuild;
   #bytesPerSecond: number;
   /** A hit stands for so many: the blocks between two samples are not in the index. From a sample's beginning, for it may be stopped. */
@@ -92,7 +93,11 @@ export class IndexKeeper {
 
   resume(): void {
     this.#pauses -= 1;
-    if (this.#pauses === 0) this.#buildIn(this.#options.config.delayMs);
+    if (this.#pauses > 0) return;
+    const isChanged = this.#volumesChangedMeanwhile;
+    this.#volumesChangedMeanwhile = false;
+    if (isChanged) this.volumesChanged();
+    else this.#buildIn(this.#options.config.delayMs);
   }
 
   /** What the operator says of the VM's policy: from now on, and for what is under way. */
@@ -131,7 +136,13 @@ export class IndexKeeper {
 
   /** One more volume can be read: what is indexed so far does not know it. */
   volumesChanged(): void {
-    if (this.#pauses > 0) return;
+    if (this.#pauses > 0) {
+      // The migration goes on with the index that it has; one that it makes from now on knows the volume.
+      this.#volumesChangedMeanwhile = this.#index !== undefined;
+      return;
+    }
+    // What a migration brought would not be made again.
+    if (this.#build === 'inherit' && (this.#index?.count ?? 0) > 0) return;
     this.#sampling?.abort();
     this.#index = undefined;
     this.#complete = false;
