@@ -18,6 +18,7 @@ let volumes: PodVolumes;
 let keeper: IndexKeeper;
 let log: string[];
 let ready: number;
+let logged: Readonly<Record<string, unknown>>[];
 
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'nasmig-keeper-'));
@@ -36,8 +37,10 @@ afterEach(async () => {
 function keep(
   change: Partial<ConstructorParameters<typeof IndexKeeper>[0]['config']> = {},
   readable: () => readonly Volume[] = () => volumes.readable,
+  progressLogMs = 30_000,
 ): void {
   log = [];
+  logged = [];
   ready = 0;
   keeper = new IndexKeeper({
     config: {
@@ -49,7 +52,11 @@ function keep(
       ...change,
     },
     volumes: readable,
-    log: (event) => void log.push(event),
+    log: (event, values) => {
+      log.push(event);
+      logged.push({ event, ...values });
+    },
+    progressLogMs,
     onReady: () => {
       ready += 1;
     },
@@ -224,6 +231,20 @@ describe('IndexKeeper', () => {
     expect(keeper.status()).toMatchObject({ blocks: BLOCKS, nasReadBytes: (BLOCKS / 8 + BLOCKS) * 4096 });
     expect(keeper.hitsStandFor).toBe(1);
     expect(log).toEqual(['index sampled', 'index configured', 'index built']);
+  });
+
+  it('tells how far a build is that takes long, from time to time', async () => {
+    // One MiB a read, two in all, and half a second between them.
+    keep({ build: 'full', bytesPerSecond: 2 * 2 ** 20 }, undefined, 1);
+    keeper.start();
+    await eventually(() => keeper.status().ready).toBe(true);
+    expect(log).toEqual(['index being built', 'index built']);
+    expect(logged[0]).toMatchObject({ percent: 50, blocks: BLOCKS / 2, nasBytes: 2 ** 20 });
+    expect(logged[0]?.['secondsLeft']).toBeTypeOf('number');
+    keep({ build: 'full', bytesPerSecond: 2 * 2 ** 20 });
+    keeper.start();
+    await eventually(() => keeper.status().ready).toBe(true);
+    expect(log).toEqual(['index built']);
   });
 
   it('reads nothing where only what migrations bring is asked for', async () => {

@@ -4,12 +4,15 @@
 
 import type { Configure, IndexBuild, IndexStatus } from '../../control/messages.ts';
 import type { BlockIndex } from '../index/block-index.ts';
-import type { BuildResult } from '../index/index-builder.ts';
+import type { BuildProgress, BuildResult } from '../index/index-builder.ts';
 import type { Volume } from '../nas/volume.ts';
 import type { AgentConfig } from './agent-config.ts';
 
 /** After a sampling that failed (a NAS that was away) the next one is tried so much later. */
 const RETRY_MS = 10 * 60_000;
+
+/** A full build may take hours: how far it is, is logged so often. A sample of a small disk is done before. */
+const PROGRESS_LOG_MS = 30_000;
 
 export interface IndexKeeperOptions {
   readonly config: AgentConfig['index'];
@@ -18,6 +21,8 @@ export interface IndexKeeperOptions {
   readonly log: (event: string, values: Readonly<Record<string, unknown>>) => void;
   /** Nothing more is being built: who waits for the index need not wait any longer. */
   readonly onReady?: () => void;
+  /** Shorter in tests. */
+  readonly progressLogMs?: number;
 }
 
 export class IndexKeeper {
@@ -216,6 +221,7 @@ export class IndexKeeper {
         volumes: this.#indexed,
         bytesPerSecond: this.#bytesPerSecond,
         signal: stop.signal,
+        onProgress: this.#progressLog(isFull),
       };
       const built = isFull
         ? await buildFull(options)
@@ -227,6 +233,21 @@ export class IndexKeeper {
     } finally {
       if (this.#sampling === stop) this.#sampling = undefined;
     }
+  }
+
+  #progressLog(isFull: boolean): (progress: BuildProgress) => void {
+    const { log, progressLogMs = PROGRESS_LOG_MS } = this.#options;
+    let loggedMs = performance.now();
+    return ({ bytesRead, bytesTotal, blocks, bytesPerSecond, secondsLeft }) => {
+      const nowMs = performance.now();
+      if (nowMs - loggedMs < progressLogMs || bytesRead === bytesTotal) return;
+      loggedMs = nowMs;
+      log(isFull ? 'index being built' : 'index being sampled', {
+        percent: Math.round((100 * bytesRead) / bytesTotal),
+        ...{ blocks, nasBytes: bytesRead, bytesPerSecond: Math.round(bytesPerSecond) },
+        ...(Number.isFinite(secondsLeft) ? { secondsLeft: Math.round(secondsLeft) } : {}),
+      });
+    };
   }
 
   #made(built: BuildResult, index: BlockIndex, isFull: boolean): void {
