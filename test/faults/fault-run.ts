@@ -7,13 +7,13 @@ import { runCommand } from '../lab/run-command.ts';
 import type { MigrationResult } from '../launcher/live-migration.ts';
 import type { RecordedMigration } from '../launcher/recorded-migration.ts';
 import { type Home, TravellingGuest, VOLUME } from '../launcher/travelling-guest.ts';
-import { expectedOutcome, type Outcome } from './expected-outcomes.ts';
+import { expectedOutcome } from './expected-outcomes.ts';
 import type { PlannedFault } from './fault-plan.ts';
 import { type Injected, inject } from './injector.ts';
 import { Monitor, OutsideObserver } from './outside-observer.ts';
 import { PhaseMissedError, reachPhase } from './phase-triggers.ts';
 import { ShutGate } from './shut-gate.ts';
-import { judge, RUNS_AGAIN_WITHIN_MS, type Verdict } from './verdict.ts';
+import { type Ending, judge, outcomeOf, RUNS_AGAIN_WITHIN_MS, type Verdict } from './verdict.ts';
 
 /** Small, so that a run is short; with enough of its own that the link is busy for seconds. */
 const GUEST = { memoryMiB: 256, readMiB: 96, randomMiB: 24, textMiB: 0, churnMiB: 0 };
@@ -45,8 +45,8 @@ export interface FaultRun {
   /** Stream bytes when the fault was injected. */
   readonly offsets: { readonly left: number; readonly reached: number };
   readonly framedInFlight: boolean;
-  readonly outcome: Outcome;
-  readonly expected: readonly Outcome[];
+  readonly outcome: Ending;
+  readonly expected: readonly Ending[];
   readonly verdict: Verdict;
   readonly error: string;
   /** The source sidecar's reason or detail. */
@@ -238,6 +238,8 @@ export class FaultLab {
       return 'none' as const;
     });
     const recording = await migration.finish();
+    // libvirt ends the target of a failed migration, at the latest when virt-handler's proxies are gone.
+    if (!result.succeeded) await observer.targetEnds(TIDY_WITHIN_MS);
     const verdict = judge({
       injectedAtMs: hit.injectedAtMs,
       sightings: await observer.stop(),
@@ -248,9 +250,9 @@ export class FaultLab {
     // As the operator does when the migration has ended: who is still armed for it gets its socket back.
     const told = await guest.resultOf(source, migration.migrationUid, result.succeeded ? 3_000 : 1_500);
     guest.coordinator.record(migration.migrationUid);
-    const outcome = outcomeOf(result, told?.outcome, verdict);
+    const outcome = outcomeOf(result.succeeded, told?.outcome, verdict);
     const leftBehind = await this.#leavings([source, target], planned);
-    const expected = expectedOutcome(planned.fault, planned.phase).outcomes;
+    const expected: readonly Ending[] = expectedOutcome(planned.fault, planned.phase).outcomes;
     const identical = result.succeeded ? recording.comparison.identical : null;
     if (!expected.includes(outcome)) problems.push(`outcome ${outcome}, expected ${expected.join(' or ')}`);
     if (verdict.lost) problems.push('the VM runs nowhere');
@@ -262,7 +264,8 @@ export class FaultLab {
     if (selfCheck !== 'ok') problems.push(`self-check ${selfCheck}`);
     if (leftBehind.length > 0) problems.push(`left behind: ${leftBehind.join(', ')}`);
     if (identical === false) problems.push(recording.comparison.differences.join('; '));
-    await (result.succeeded ? guest.moveIn(target) : guest.leave(target));
+    const moved = result.succeeded || verdict.runsOn === 'target';
+    await (moved ? guest.moveIn(target) : guest.leave(target));
     if (hit.framed) this.#accelerationUnproven = false;
     return {
       ...{ number: planned.number, fault: planned.fault, phase: planned.phase, channels: planned.channels },
@@ -342,12 +345,6 @@ interface Hit {
   readonly framed: boolean;
   readonly inTime: boolean;
   readonly performing: Promise<MigrationResult>;
-}
-
-function outcomeOf(result: MigrationResult, told: string | undefined, verdict: Verdict): Outcome {
-  if (!result.succeeded || verdict.runsOn === 'source') return 'failed-safe';
-  if (told === 'accelerated') return 'accelerated';
-  return told === 'raw' || told === 'unused' ? 'plain' : 'completed';
 }
 
 async function wasFramed(log: Promise<string>, migrationUid: string): Promise<boolean> {

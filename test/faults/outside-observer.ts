@@ -78,6 +78,12 @@ export class OutsideObserver {
     this.#watching = this.#watch();
   }
 
+  /** Waits until the target has no QEMU, or for `withinMs`; what is there then is in the sightings. */
+  async targetEnds(withinMs: number): Promise<void> {
+    const deadlineMs = Date.now() + withinMs;
+    while (this.target.state !== 'absent' && Date.now() < deadlineMs) await sleep(LOOK_MS);
+  }
+
   async stop(): Promise<readonly Sighting[]> {
     this.#stopped = true;
     await this.#watching;

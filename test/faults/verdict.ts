@@ -1,5 +1,7 @@
 // Judges a fault run by what was seen from outside: both QEMUs' states and the guest's own words. Pure.
 
+import type { Outcome } from './expected-outcomes.ts';
+
 /** `incoming` has not run and cannot: it waits for a stream. */
 export type QemuState = 'absent' | 'incoming' | 'stopped' | 'running';
 
@@ -24,6 +26,8 @@ export interface RunFacts {
 export interface Verdict {
   /** Where the VM runs at the end; undefined when it is lost or runs twice. */
   readonly runsOn: 'source' | 'target' | undefined;
+  /** The target has a QEMU at the end, whatever it does. */
+  readonly targetRemains: boolean;
   /** It ran nowhere when the time was up. */
   readonly lost: boolean;
   /** It was seen running on both sides, or its counter came twice. */
@@ -46,12 +50,34 @@ export function judge(facts: RunFacts): Verdict {
   const outageMs = longestOutage(facts);
   return {
     runsOn: twice ? undefined : runsOn,
+    targetRemains: last !== undefined && last.target !== 'absent',
     lost: runsOn === undefined && !both,
     twice,
     wrongMemory: facts.selfCheck === 'failed',
     stuck: !facts.migrationEnded || outageMs > RUNS_AGAIN_WITHIN_MS,
     outageMs,
   };
+}
+
+/**
+ * `unsafe`, which is right nowhere: the migration failed, and the VM does not run on its source alone, or the target still has a
+ * QEMU; or it succeeded, and the VM runs on its source.
+ */
+export type Ending = Outcome | 'unsafe';
+
+/**
+ * What became of a migration.
+ * @param told the outcome in the source sidecar's result.
+ */
+export function outcomeOf(
+  succeeded: boolean,
+  told: string | undefined,
+  { runsOn, targetRemains }: Pick<Verdict, 'runsOn' | 'targetRemains'>,
+): Ending {
+  if (!succeeded) return runsOn === 'source' && !targetRemains ? 'failed-safe' : 'unsafe';
+  if (runsOn === 'source') return 'unsafe';
+  if (told === 'accelerated') return 'accelerated';
+  return told === 'raw' || told === 'unused' ? 'plain' : 'completed';
 }
 
 function sideOf({ source, target }: Sighting): 'source' | 'target' | undefined {
