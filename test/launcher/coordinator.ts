@@ -243,6 +243,12 @@ export class LabCoordinator {
     return held;
   }
 
+  /** GO once more, whatever is decided: one that was late on its way. */
+  sayGo(migrationUid: string, source: CoordinatedPod): void {
+    const { epoch } = this;
+    this.#hub.sessionOf(source.identity.podUid)?.send({ type: 'go', migrationUid, epoch, role: 'source' });
+  }
+
   isConnected(pod: CoordinatedPod): boolean {
     return this.#hub.sessionOf(pod.identity.podUid) !== undefined;
   }

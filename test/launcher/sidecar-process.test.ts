@@ -221,6 +221,60 @@ describe('the sidecar process', () => {
     expect(source.log).toMatch(/"reason":"NoGo".*"not accelerated"/);
   });
 
+  it('frames when GO comes a second late, and sends nothing before', async () => {
+    await startHub();
+    const [source, target] = [await startPod(), await startPod()];
+    const migration = await playMigration(source, target);
+    const held = coordinator.holdGo(migration.migrationUid);
+    coordinate(migration);
+    await Promise.all([isTaken(source), isTaken(target)]);
+    const stream = guestStream();
+    const sending = send(migration, stream);
+    await held.holding;
+    await sleep(1000);
+    expect(migration.received.flat()).toEqual([]);
+    held.release();
+    await sending;
+    expect(Buffer.compare(Buffer.concat(migration.received[0] ?? []), stream)).toBe(0);
+    for (const role of ['source', 'target'] as const) {
+      expect(await coordinator.waitForResult(migration.migrationUid, role)).toMatchObject({
+        outcome: 'accelerated',
+        qemuBytes: stream.length,
+      });
+    }
+  });
+
+  it('stays raw when GO comes after 2 s, also with connections that come after it', async () => {
+    await startHub();
+    const [source, target] = [await startPod(), await startPod()];
+    const migration = await playMigration(source, target);
+    const { migrationUid } = migration;
+    coordinator.holdGo(migrationUid);
+    coordinate(migration);
+    await Promise.all([isTaken(source), isTaken(target)]);
+    const streams = generateMigration({
+      ...{ qemu: '10.0', channels: 1, seed: 5, rounds: 2 },
+      ramBlocks: [{ name: 'pc.ram', pageCount: BLOCKS }],
+    });
+    const channel = streams.multifd[0] as Uint8Array;
+    const main = connect({ path: source.socket(migrationUid, 'stream'), allowHalfOpen: true });
+    main.on('error', () => main.destroy());
+    main.resume();
+    main.write(streams.main);
+    await source.waitForLog(/"type":"raw".*"reason":"NoGo"/);
+    coordinator.sayGo(migrationUid, source.admitted);
+    await source.waitForLog(/"type":"go"/);
+    await send(migration, channel);
+    main.end();
+    const result = await coordinator.waitForResult(migrationUid, 'source');
+    expect(result).toMatchObject({ outcome: 'raw', reason: 'NoGo' });
+    expect(result.qemuBytes).toBe(streams.main.length + channel.length);
+    const received = migration.received.map((chunks) => Buffer.concat(chunks));
+    expect(received.map(({ length }) => length)).toEqual([streams.main.length, channel.length]);
+    expect(Buffer.compare(received[0] as Buffer, streams.main)).toBe(0);
+    expect(Buffer.compare(received[1] as Buffer, channel)).toBe(0);
+  });
+
   it('goes raw when the hub vanishes before GO, and tells the next hub why', async () => {
     await startHub();
     const [source, target] = [await startPod(), await startPod()];
