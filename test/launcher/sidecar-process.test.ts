@@ -264,15 +264,17 @@ describe('the sidecar process', () => {
     await source.waitForLog(/"type":"raw".*"reason":"NoGo"/);
     coordinator.sayGo(migrationUid, source.admitted);
     await source.waitForLog(/"type":"go"/);
+    await expect.poll(() => migration.received.length, { timeout: 10_000 }).toBe(1);
     await send(migration, channel);
     main.end();
     const result = await coordinator.waitForResult(migrationUid, 'source');
     expect(result).toMatchObject({ outcome: 'raw', reason: 'NoGo' });
     expect(result.qemuBytes).toBe(streams.main.length + channel.length);
-    const received = migration.received.map((chunks) => Buffer.concat(chunks));
-    expect(received.map(({ length }) => length)).toEqual([streams.main.length, channel.length]);
-    expect(Buffer.compare(received[0] as Buffer, streams.main)).toBe(0);
-    expect(Buffer.compare(received[1] as Buffer, channel)).toBe(0);
+    const received = (): Buffer[] => migration.received.map((chunks) => Buffer.concat(chunks));
+    const lengths = (): number[] => received().map(({ length }) => length);
+    await expect.poll(lengths, { timeout: 10_000 }).toEqual([streams.main.length, channel.length]);
+    expect(Buffer.compare(received()[0] as Buffer, streams.main)).toBe(0);
+    expect(Buffer.compare(received()[1] as Buffer, channel)).toBe(0);
   });
 
   it('goes raw when the hub vanishes before GO, and tells the next hub why', async () => {
