@@ -10,6 +10,7 @@ import { type Home, TravellingGuest, VOLUME } from '../launcher/travelling-guest
 import { expectedOutcome } from './expected-outcomes.ts';
 import type { PlannedFault } from './fault-plan.ts';
 import { type Injected, inject } from './injector.ts';
+import { type Inodes, leftAtSource, madeByVirtHandler } from './leavings.ts';
 import { Monitor, OutsideObserver } from './outside-observer.ts';
 import { PhaseMissedError, reachPhase } from './phase-triggers.ts';
 import { ShutGate } from './shut-gate.ts';
@@ -150,6 +151,7 @@ export class FaultLab {
     await observer.source.look();
     guest.observer.mark();
     observer.start();
+    const made = madeByVirtHandler(await guest.socketInodes(source), await guest.socketInodes(source));
     stage('prepared');
     let injected: Injected | undefined;
     try {
@@ -158,7 +160,7 @@ export class FaultLab {
       stage('hit', hit.injectedAtMs);
       await hit.performing;
       stage('ended');
-      const judged = await this.#judge(planned, migration, hit, { source, target, observer });
+      const judged = await this.#judge(planned, migration, hit, { source, target, observer, made });
       stage('judged');
       const problems = [...judged.problems];
       const plainAfter = await this.#moveBackPlainly(problems);
@@ -226,10 +228,10 @@ export class FaultLab {
     planned: PlannedFault,
     migration: RecordedMigration,
     hit: Hit,
-    parts: { source: Home; target: Home; observer: OutsideObserver },
+    parts: { source: Home; target: Home; observer: OutsideObserver; made: ReadonlySet<number> },
   ): Promise<Omit<FaultRun, 'missed' | 'elapsedMs' | 'stagesMs' | 'plainAfter'>> {
     const { guest } = this;
-    const { source, target, observer } = parts;
+    const { source, target, observer, made } = parts;
     const result = await hit.performing;
     await hit.injected.mend();
     const problems: string[] = [];
@@ -251,7 +253,7 @@ export class FaultLab {
     const told = await guest.resultOf(source, migration.migrationUid, result.succeeded ? 3_000 : 1_500);
     guest.coordinator.record(migration.migrationUid);
     const outcome = outcomeOf(result.succeeded, told?.outcome, verdict);
-    const leftBehind = await this.#leavings([source, target], planned);
+    const leftBehind = await this.#leavings(source, target, (now) => leftAtSource(now, planned.fault, made));
     const expected: readonly Ending[] = expectedOutcome(planned.fault, planned.phase).outcomes;
     const identical = result.succeeded ? recording.comparison.identical : null;
     if (!expected.includes(outcome)) problems.push(`outcome ${outcome}, expected ${expected.join(' or ')}`);
@@ -301,20 +303,14 @@ export class FaultLab {
     }
   }
 
-  /**
-   * Names that are left in the socket directories when virt-handler has cleaned up. A proxy that was killed leaves its own
-   * socket, as a virt-handler that dies does: that is not ours.
-   */
-  async #leavings(homes: readonly Home[], { fault }: PlannedFault): Promise<string[]> {
-    const isOurs = (name: string): boolean =>
-      !/^source-(proxy|libvirt-connection)-killed$/.test(fault) || !name.endsWith('-source.sock');
+  /** Names that are left in the socket directories when virt-handler has cleaned up, and should not be. */
+  async #leavings(source: Home, target: Home, ofSource: (now: Inodes) => string[]): Promise<string[]> {
     const deadlineMs = Date.now() + TIDY_WITHIN_MS;
     for (;;) {
-      const names: string[] = [];
-      for (const home of homes) {
-        const found = (await this.guest.socketsOf(home)).filter(isOurs);
-        names.push(...found.map((name) => `${home.pod.name}/${name}`));
-      }
+      const names = [
+        ...ofSource(await this.guest.socketInodes(source)).map((name) => `${source.pod.name}/${name}`),
+        ...(await this.guest.socketsOf(target)).map((name) => `${target.pod.name}/${name}`),
+      ];
       if (names.length === 0 || Date.now() > deadlineMs) return names;
       await sleep(TIDY_POLL_MS);
     }

@@ -1,7 +1,7 @@
 // A guest that goes from pod to pod through libvirt, as KubeVirt moves it: every migration gets a fresh pod with a sidecar on
 // the other node, and the pod that was left ends. Fault runs and cases of the lab are made of its journeys.
 
-import { readdir, readFile } from 'node:fs/promises';
+import { lstat, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ArmMode } from '../../control/messages.ts';
 import { compileProgram } from '../../hack/ship/compile.ts';
@@ -311,6 +311,17 @@ export class TravellingGuest {
   /** Names in the directory of migration sockets. */
   async socketsOf(home: Home): Promise<string[]> {
     return readdir(join(home.pod.publicDirectoryFromHost, SOCKET_DIRECTORY)).catch(() => []);
+  }
+
+  /** The same, with the inode of each. */
+  async socketInodes(home: Home): Promise<Map<string, number>> {
+    const directory = join(home.pod.publicDirectoryFromHost, SOCKET_DIRECTORY);
+    const inodes = new Map<string, number>();
+    for (const name of await this.socketsOf(home)) {
+      const found = await lstat(join(directory, name)).catch(() => undefined);
+      if (found !== undefined) inodes.set(name, found.ino);
+    }
+    return inodes;
   }
 
   async close(keepLogsIn?: string): Promise<void> {
