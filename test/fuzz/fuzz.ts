@@ -1,8 +1,9 @@
 // `make fuzz`: fuzzes every parser, or the one named, for a million inputs or for some minutes, whichever comes first, and writes
 // build/fuzz.json with what came of it and how much of each parser was reached, after each of them; what is there of other
-// parsers stays when one is named. Inputs that found something go to build/fuzz/.
+// parsers stays when one is named, and with `--missing`, which fuzzes those alone that have no entry. Inputs that found something go
+// to build/fuzz/.
 //
-//   node test/fuzz/fuzz.ts [--parser NAME] [--minutes 10] [--inputs 1000000] [--seed N]
+//   node test/fuzz/fuzz.ts [--parser NAME | --missing] [--minutes 10] [--inputs 1000000] [--seed N]
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { z } from 'zod';
@@ -15,6 +16,7 @@ const PROGRESS_MS = 10_000;
 
 const Options = z.object({
   parser: z.enum(Object.keys(CATALOGUE) as [string, ...string[]]).optional(),
+  missing: z.boolean().default(false),
   minutes: z.coerce.number().positive().max(1440).default(10),
   inputs: z.coerce.number().int().positive().default(1_000_000),
   seed: z.coerce.number().int().min(0).max(0xffff_ffff).default(1),
@@ -24,7 +26,13 @@ function readOptions(): z.infer<typeof Options> {
   const string = { type: 'string' } as const;
   try {
     const { values } = parseArgs({
-      options: { parser: string, minutes: string, inputs: string, seed: string },
+      options: {
+        parser: string,
+        missing: { type: 'boolean' },
+        minutes: string,
+        inputs: string,
+        seed: string,
+      },
     });
     return Options.parse(values);
   } catch (error) {
@@ -53,11 +61,10 @@ type Entry = Record<string, unknown> & {
 
 const RECORD = 'build/fuzz.json';
 
-/** What earlier runs found in the other parsers, when one is named. */
-function otherEntries(parser: string | undefined): Entry[] {
-  if (parser === undefined || !existsSync(RECORD)) return [];
-  const { parsers } = JSON.parse(readFileSync(RECORD, 'utf8')) as { parsers: Entry[] };
-  return parsers.filter(({ name }) => name !== parser);
+/** What earlier runs found. */
+function earlierEntries(): Entry[] {
+  if (!existsSync(RECORD)) return [];
+  return (JSON.parse(readFileSync(RECORD, 'utf8')) as { parsers: Entry[] }).parsers;
 }
 
 function writeRecord(entries: readonly Entry[]): { inputs: number; crashes: number; hangs: number } {
@@ -69,9 +76,13 @@ function writeRecord(entries: readonly Entry[]): { inputs: number; crashes: numb
 }
 
 const options = readOptions();
-const names = options.parser === undefined ? Object.keys(CATALOGUE) : [options.parser];
+const earlier = options.parser === undefined && !options.missing ? [] : earlierEntries();
+const isFuzzed = (parser: string): boolean =>
+  earlier.some(({ name, inputs }) => name === parser && inputs > 0);
+const names =
+  options.parser === undefined ? Object.keys(CATALOGUE).filter((name) => !isFuzzed(name)) : [options.parser];
 mkdirSync('build/fuzz', { recursive: true });
-const entries: Entry[] = otherEntries(options.parser);
+const entries: Entry[] = earlier.filter(({ name }) => !names.includes(name));
 let failed = false;
 for (const [position, name] of names.entries()) {
   let shownMs = 0;

@@ -47,6 +47,7 @@ const FaultsSchema = z.object({
 });
 
 const FuzzSchema = z.object({ inputs: z.number(), crashes: z.number(), hangs: z.number() });
+const FuzzedSchema = z.object({ parsers: z.array(z.object({ name: z.string(), inputs: z.number() })) });
 
 export type LabCase = z.infer<typeof CaseSchema>;
 export type FaultSummary = z.infer<typeof FaultsSchema>;
@@ -73,6 +74,11 @@ export function recordCase(found: Omit<LabCase, 'ok'>): LabCase {
   mkdirSync(CASES, { recursive: true });
   writeFileSync(join(CASES, `${found.name.replace(/[^A-Za-z0-9.-]+/g, '_')}.json`), json(recorded));
   return recorded;
+}
+
+/** A case's outcome by what a sidecar told of it. What is neither accelerated nor plain stays as it was told, and is as nobody expects. */
+export function outcomeTold(told: string | undefined): string {
+  return told === 'raw' || told === 'observed' ? 'plain' : (told ?? 'told nothing');
 }
 
 /** Records the fault runs: the counts for the report, and every run for whoever wants to know more. */
@@ -103,8 +109,14 @@ export function readLabReport(): LabReport {
   };
 }
 
-/** Why the report does not show what the issue asks for; empty when it does. Pure. */
-export function shortcomings(report: LabReport): string[] {
+/** Which of these parsers have no input in what `make fuzz` left. */
+export function unfuzzed(parsers: readonly string[], record: unknown = read(FUZZ)): string[] {
+  const { data } = FuzzedSchema.safeParse(record);
+  return parsers.filter((parser) => !data?.parsers.some(({ name, inputs }) => name === parser && inputs > 0));
+}
+
+/** Why the report does not show what the issue asks for; empty when it does. `notFuzzed`: see {@link unfuzzed}. Pure. */
+export function shortcomings(report: LabReport, notFuzzed: readonly string[]): string[] {
   const { cases, faults, fuzz } = report;
   const found: string[] = [];
   if (cases.length < LEAST_CASES) found.push(`${cases.length} cases, at least ${LEAST_CASES} wanted`);
@@ -122,7 +134,7 @@ export function shortcomings(report: LabReport): string[] {
   for (const name of ['vmLost', 'vmTwice', 'wrongMemory', 'stuck', 'unexpected'] as const) {
     if (faults[name] > 0) found.push(`faults: ${name} ${faults[name]}`);
   }
-  if (fuzz.inputs === 0) found.push('no fuzzing: run make fuzz');
+  if (notFuzzed.length > 0) found.push(`not fuzzed: ${notFuzzed.join(', ')}; run make fuzz`);
   if (fuzz.crashes > 0 || fuzz.hangs > 0) found.push(`fuzzing: ${fuzz.crashes} crashes, ${fuzz.hangs} hangs`);
   return found;
 }

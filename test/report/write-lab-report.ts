@@ -2,7 +2,8 @@
 // few lines what it shows, and fails when it does not show what is asked for. `--clear` forgets what earlier runs recorded.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { clearLabReport, LAB_REPORT, readLabReport, shortcomings } from './lab-report.ts';
+import { CATALOGUE } from '../fuzz/catalogue.ts';
+import { clearLabReport, LAB_REPORT, readLabReport, shortcomings, unfuzzed } from './lab-report.ts';
 
 if (process.argv[2] === '--clear') clearLabReport();
 else {
@@ -17,7 +18,7 @@ else {
       `${faults.stuck} stuck, ${faults.unexpected} unexpected`,
   );
   console.log(`${fuzz.inputs} fuzzing inputs, ${fuzz.crashes} crashes, ${fuzz.hangs} hangs`);
-  const missing = shortcomings(report);
+  const missing = shortcomings(report, unfuzzed(Object.keys(CATALOGUE)));
   for (const one of missing) console.error(`${LAB_REPORT}: ${one}`);
   if (missing.length > 0) process.exitCode = 1;
 }
