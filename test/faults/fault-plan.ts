@@ -13,6 +13,10 @@ export interface PlannedFault {
   readonly position: number;
 }
 
+/** The plan of `make test-lab`; docs/failure-modes.md names what is not in it. */
+export const LAB_SEED = 20_261_123;
+export const LAB_RUNS = 60;
+
 /**
  * Shares of the phases, out of 12: 9 of 12 hit where batches are under way (bulk, decision, stopped), and every phase has at least
  * five runs of sixty.

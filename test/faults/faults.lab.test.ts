@@ -5,10 +5,10 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { LEAST_FRAMED_SHARE, recordFaults } from '../report/lab-report.ts';
 import { PHASES } from './expected-outcomes.ts';
 import { FaultCampaign } from './fault-campaign.ts';
-import { firstFaults } from './fault-plan.ts';
+import { firstFaults, LAB_RUNS, LAB_SEED } from './fault-plan.ts';
 
-const SEED = Number(process.env['NASMIG_FAULT_SEED'] ?? 20_261_123);
-const RUNS = Number(process.env['NASMIG_FAULT_RUNS'] ?? 60);
+const SEED = Number(process.env['NASMIG_FAULT_SEED'] ?? LAB_SEED);
+const RUNS = Number(process.env['NASMIG_FAULT_RUNS'] ?? LAB_RUNS);
 /** The guest boots in the first; a migration that hangs is given up by libvirt after half a minute, and one more waits for it. */
 const RUN_TIMEOUT_MS = 300_000;
 const LEAST_IN_A_PHASE = 5;
