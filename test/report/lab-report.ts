@@ -109,8 +109,11 @@ export function readLabReport(): LabReport {
   };
 }
 
-/** Which of these parsers have no input in what `make fuzz` left. */
-export function unfuzzed(parsers: readonly string[], record: unknown = read(FUZZ)): string[] {
+/** What `make fuzz` left. */
+export const readFuzzRecord = (): unknown => read(FUZZ);
+
+/** Which of these parsers have no input in what `make fuzz` left. Pure. */
+export function unfuzzed(parsers: readonly string[], record: unknown): string[] {
   const { data } = FuzzedSchema.safeParse(record);
   return parsers.filter((parser) => !data?.parsers.some(({ name, inputs }) => name === parser && inputs > 0));
 }
