@@ -23,7 +23,7 @@ const Config = z.object({
     .object({
       /** `load` takes `file`; `none` sends no references (source) or inherits nothing (target). */
       kind: z.enum(['full', 'sampled', 'load', 'inherit', 'none']),
-      oneIn: z.int().min(1).max(1024).default(8),
+      oneIn: z.int().min(1).max(1024).default(10),
       bytesPerSecond: z.int().min(0).default(0),
       budgetBytes: z
         .int()
@@ -32,7 +32,7 @@ const Config = z.object({
       /** Read with `load`; written by `full`, `sampled` and `inherit` when given. */
       file: z.string().optional(),
     })
-    .default({ kind: 'none', oneIn: 8, bytesPerSecond: 0, budgetBytes: 512 * 1024 * 1024 }),
+    .default({ kind: 'none', oneIn: 10, bytesPerSecond: 0, budgetBytes: 512 * 1024 * 1024 }),
   reportFile: z.string().optional(),
 });
 export type StandaloneConfig = z.infer<typeof Config>;

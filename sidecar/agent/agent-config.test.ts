@@ -40,7 +40,7 @@ describe('agentConfigFrom', () => {
         build: 'sample',
         bytesPerSecond: 16 * 1024 * 1024,
         delayMs: 60_000,
-        oneIn: 8,
+        oneIn: 10,
       },
     });
   });

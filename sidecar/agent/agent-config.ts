@@ -38,7 +38,7 @@ const Environment = z.object({
   NASMIG_INDEX_BUILD: indexBuildSchema.default('sample'),
   NASMIG_INDEX_BYTES_PER_SECOND: whole(1).default(DEFAULT_INDEX_BYTES_PER_SECOND),
   NASMIG_INDEX_DELAY_MS: whole(0).default(DEFAULT_INDEX_DELAY_MS),
-  NASMIG_INDEX_ONE_IN: whole(1).default(8),
+  NASMIG_INDEX_ONE_IN: whole(1).default(10),
 });
 
 export interface AgentConfig {

@@ -38,6 +38,7 @@ function keep(
   change: Partial<ConstructorParameters<typeof IndexKeeper>[0]['config']> = {},
   readable: () => readonly Volume[] = () => volumes.readable,
   progressLogMs = 30_000,
+  renewAfterMs = 60_000,
 ): void {
   log = [];
   logged = [];
@@ -56,7 +57,7 @@ function keep(
       log.push(event);
       logged.push({ event, ...values });
     },
-    progressLogMs,
+    ...{ progressLogMs, renewAfterMs },
     onReady: () => {
       ready += 1;
     },
@@ -110,6 +111,33 @@ describe('IndexKeeper', () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(keeper.status()).toMatchObject({ blocks: 1, nasReadBytes: 0 });
     expect(log).toEqual([]);
+  });
+
+  it('samples beside what was inherited when that is old, also when a migration was armed meanwhile', async () => {
+    keep({}, undefined, undefined, 100);
+    keeper.pause();
+    const found = await keeper.forMigration();
+    found?.index.add(0, 3, 1, 2);
+    keeper.inherited();
+    keeper.resume();
+    expect(keeper.grows).toBe(false);
+    keeper.pause();
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    expect(keeper.status()).toMatchObject({ blocks: 1, ready: true, nasReadBytes: 0 });
+    keeper.resume();
+    await eventually(() => keeper.status().blocks).toBe(1 + BLOCKS / 8);
+    await eventually(() => log).toEqual(['index sampled']);
+    expect(keeper.status().ready).toBe(true);
+    expect([keeper.hitsStandFor, keeper.grows]).toEqual([8, true]);
+  });
+
+  it('adds nothing to what was inherited where nothing is to be read for an index', async () => {
+    keep({ build: 'inherit' }, undefined, undefined, 1);
+    const found = await keeper.forMigration();
+    found?.index.add(0, 3, 1, 2);
+    keeper.inherited();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(keeper.status()).toMatchObject({ blocks: 1, nasReadBytes: 0 });
   });
 
   it('has a sample from its beginning, also when it is stopped, until a migration has brought an index', async () => {

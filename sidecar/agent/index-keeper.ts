@@ -1,4 +1,4 @@
-// Keeps the block index of this pod's volumes. It is inherited, for free, from an incoming migration; without one it is
+// Keeps the block index of this pod's volumes. It is inherited, for free, from an incoming migration; without one, and a day after it, it is
 // sampled, or read in full where the VM's policy says so, in the background, slowly, some time after the start. While a
 // migration is armed nothing is read for it: the NAS and the CPU are for the migration. The code that builds is loaded when it is needed, so that an idle sidecar stays small.
 
@@ -10,6 +10,9 @@ import type { AgentConfig } from './agent-config.ts';
 
 /** After a sampling that failed (a NAS that was away) the next one is tried so much later. */
 const RETRY_MS = 10 * 60_000;
+
+/** The guest reads other files in time, which nobody looks for in an inherited index: after this long it is added to as if there were none. */
+const RENEW_AFTER_MS = 24 * 3_600_000;
 
 /** A full build may take hours: how far it is, is logged so often. A sample of a small disk is done before. */
 const PROGRESS_LOG_MS = 30_000;
@@ -23,6 +26,8 @@ export interface IndexKeeperOptions {
   readonly onReady?: () => void;
   /** Shorter in tests. */
   readonly progressLogMs?: number;
+  /** Shorter in tests. */
+  readonly renewAfterMs?: number;
 }
 
 export class IndexKeeper {
@@ -33,6 +38,8 @@ export class IndexKeeper {
   #leftOut: readonly string[] = [];
   /** Sampled to the end, or inherited. */
   #complete = false;
+  /** When what was inherited is added to. */
+  #renewAtMs: number | undefined;
   #timer: NodeJS.Timeout | undefined;
   #sampling: AbortController | undefined;
   #pauses = 0;
@@ -126,7 +133,7 @@ export class IndexKeeper {
 
   /**
    * Whether a migration from here reads what lies around hits. Only of a sample: an inherited index has what was in the guest's cache
-   * as a whole, also where it was a sample before, and what the guest has read since is not worth a read around every hit.
+   * as a whole, also where it was a sample before.
    */
   get grows(): boolean {
     return this.#sampledOneIn > 1 && this.#build !== 'inherit';
@@ -136,6 +143,8 @@ export class IndexKeeper {
   inherited(): void {
     this.#complete = true;
     this.#sampledOneIn = 1;
+    this.#renewAtMs = performance.now() + (this.#options.renewAfterMs ?? RENEW_AFTER_MS);
+    this.#buildIn(this.#options.config.delayMs);
     this.#options.onReady?.();
   }
 
@@ -151,6 +160,7 @@ export class IndexKeeper {
     this.#sampling?.abort();
     this.#index = undefined;
     this.#complete = false;
+    this.#renewAtMs = undefined;
     this.#sampledOneIn = 1;
     this.#buildIn(this.#options.config.delayMs);
   }
@@ -197,9 +207,10 @@ export class IndexKeeper {
 
   #buildIn(delayMs: number): void {
     clearTimeout(this.#timer);
-    if (this.#stopped || this.#complete || this.#pauses > 0 || this.#options.config.memoryBytes === 0) return;
-    if (this.#build === 'inherit') return;
-    this.#timer = setTimeout(() => void this.#make(), delayMs);
+    if (this.#stopped || this.#pauses > 0 || this.#options.config.memoryBytes === 0) return;
+    if (this.#build === 'inherit' || (this.#complete && this.#renewAtMs === undefined)) return;
+    const renewInMs = this.#complete ? (this.#renewAtMs ?? 0) - performance.now() : 0;
+    this.#timer = setTimeout(() => void this.#make(), Math.max(delayMs, renewInMs));
     this.#timer.unref();
   }
 
@@ -263,6 +274,7 @@ export class IndexKeeper {
       failures: built.failures.map((failure) => failure.message),
     });
     this.#complete = built.failures.length === 0;
+    this.#renewAtMs = undefined;
     if (this.#complete) this.#options.onReady?.();
     this.#buildIn(RETRY_MS);
   }

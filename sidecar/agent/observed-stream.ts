@@ -24,7 +24,7 @@ export interface ObservedStreamOptions {
   readonly index: BlockIndex;
   /** By the index's numbers of volumes: those that this migration may use. */
   readonly usable: readonly boolean[];
-  /** For how many pages a hit in a sampled block stands: with every eighth block sampled, from the first on, it is 8. */
+  /** For how many pages a hit in a sampled block stands: with every tenth block sampled, from the first on, it is 10. */
   readonly hitsStandFor: number;
 }
 

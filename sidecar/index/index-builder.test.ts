@@ -138,7 +138,7 @@ describe('buildSample', () => {
     // Used from the middle of region 10 to the middle of region 20.
     volume.content.set(patternBlocks(10 * 256, 7), (10 * 256 + 128) * PAGE_BYTES);
     const index = makeIndex([volume]);
-    const result = await buildSample({ index, volumes: [volume] });
+    const result = await buildSample({ index, volumes: [volume], oneIn: 8 });
     expect(foundBlocks(index, [volume], 0)).toEqual(range(10 * 256 + 128, 20 * 256 + 128, 8));
     // One probe a region, 31 more in each region from 10 (beside a used probe) to 21.
     expect(result).toMatchObject({ reads: 64 + 12 * 31, bytesRead: (64 + 12 * 31) * PAGE_BYTES });
@@ -157,7 +157,23 @@ describe('buildSample', () => {
     expect(foundBlocks(index, volumes, 0)).toEqual(range(0, 300, 32));
     expect(foundBlocks(index, volumes, 1)).toEqual([0, 32]);
     expect(progress.at(-1)).toMatchObject({ bytesRead: 12 * PAGE_BYTES, blocks: 12 });
-    await expect(buildSample({ index, volumes, oneIn: 7 })).rejects.toThrow(RangeError);
+  });
+
+  it.each([1, 10, 7, 255, 300])(
+    'samples one block in %i of all, whatever divides a region',
+    async (oneIn) => {
+      const volume = new MemoryVolume('a', patternBlocks(1500, 8));
+      const index = makeIndex([volume]);
+      const { bytesRead } = await buildSample({ index, volumes: [volume], oneIn });
+      expect(foundBlocks(index, [volume], 0)).toEqual(range(0, 1500, oneIn));
+      expect(bytesRead).toBe(Math.ceil(1500 / oneIn) * PAGE_BYTES);
+    },
+  );
+
+  it.each([0, -1, 1.5, Number.NaN])('does not sample one block in %d', async (oneIn) => {
+    const volume = new MemoryVolume('a', patternBlocks(10, 8));
+    const sampling = buildSample({ index: makeIndex([volume]), volumes: [volume], oneIn });
+    await expect(sampling).rejects.toThrow(RangeError);
   });
 
   it('stops when it is aborted or the volume fails', async () => {
