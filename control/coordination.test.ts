@@ -76,6 +76,22 @@ describe('bringing two sidecars together', () => {
     expect(late.sent).toEqual([]);
   });
 
+  it('gives the other side its socket back when one ended unused, and only then', () => {
+    const ends = (outcome: 'unused' | 'accelerated'): CoordinationEvent => ({
+      type: 'message',
+      message: { ...exampleResult, migrationUid, role: 'target', outcome, reason: 'SidecarStopping' },
+    });
+    const before = run([connected('source'), connected('target'), says('armed', 'target')]).state;
+    const { sent, state } = run([ends('unused')], before);
+    expect(sent).toEqual(['disarm source']);
+    expect(rawReason(state)).toBe('SidecarStopping');
+    // A new leader has not seen the GO of the one before it.
+    expect(run([ends('accelerated')], before).sent).toEqual([]);
+    const gone = run([says('armed', 'source'), says('holding', 'source')], before);
+    expect(gone.sent).toEqual(['go source']);
+    expect(run([ends('unused')], gone.state).sent).toEqual([]);
+  });
+
   it('takes both back when the controller gives up, and arms nobody later', () => {
     const { sent, state } = run([
       connected('source'),

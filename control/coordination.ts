@@ -144,14 +144,15 @@ function onMessage(
       return onRaw(withSide(state, role, { phase: 'raw', reason: message.reason }), role, message.reason);
     case 'result': {
       const reason = message.reason ?? state[role].reason;
-      return {
-        state: withSide(
-          state,
-          role,
-          reason === undefined ? { phase: 'finished' } : { phase: 'finished', reason },
-        ),
-        effects: [],
-      };
+      const next = withSide(
+        state,
+        role,
+        reason === undefined ? { phase: 'finished' } : { phase: 'finished', reason },
+      );
+      // One that ended without a connection of QEMU's, because it is told to stop, is one less to go with.
+      return message.outcome === 'unused'
+        ? onRaw(next, role, reason ?? 'MigrationOver')
+        : { state: next, effects: [] };
     }
   }
 }
