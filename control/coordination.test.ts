@@ -90,6 +90,10 @@ describe('bringing two sidecars together', () => {
     const gone = run([says('armed', 'source'), says('holding', 'source')], before);
     expect(gone.sent).toEqual(['go source']);
     expect(run([ends('unused')], gone.state).sent).toEqual([]);
+    // Away when it ended, it says so in its HELLO, and what became of it after that.
+    const back: CoordinationEvent = { type: 'connected', role: 'target', phase: 'finished' };
+    expect(run([back, ends('unused')], before).sent).toEqual(['disarm source']);
+    expect(run([back, ends('unused'), ends('unused')], before).sent).toEqual(['disarm source']);
   });
 
   it('takes both back when the controller gives up, and arms nobody later', () => {
@@ -170,6 +174,7 @@ describe('bringing two sidecars together', () => {
       { type: 'connected', role: 'target', phase: 'armed' },
     ]);
     expect(late.sent).toEqual([]);
+    expect(run([{ type: 'giveUp', reason: 'MigrationOver' }], late.state).sent).toEqual(['disarm target']);
   });
 
   it('does not arm a side again that has told its result', () => {

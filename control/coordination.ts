@@ -132,7 +132,10 @@ function onMessage(
   if (message.type !== 'result' && message.epoch !== state.plan.epoch) return { state, effects: [] };
   const { role } = message;
   const before = state[role].phase;
-  if (before === 'finished' || (before === 'raw' && message.type !== 'result')) return { state, effects: [] };
+  // One that ended unused while it was away said so in its HELLO first.
+  const isNews = message.type === 'result' && message.outcome === 'unused';
+  if ((before === 'finished' && !isNews) || (before === 'raw' && message.type !== 'result'))
+    return { state, effects: [] };
   switch (message.type) {
     case 'armed':
       if (before === 'holding' || before === 'framed') return { state, effects: [] };
@@ -151,7 +154,7 @@ function onMessage(
       );
       // One that ended without a connection of QEMU's, because it is told to stop, is one less to go with.
       return message.outcome === 'unused'
-        ? onRaw(next, role, reason ?? 'MigrationOver')
+        ? onRaw(next, role, reason ?? 'PeerRaw')
         : { state: next, effects: [] };
     }
   }
@@ -185,7 +188,9 @@ function onRaw(state: Coordination, role: Role, reason: Reason): CoordinationSte
  * between GO and it) is still armed, and gets its socket back. One that was reached does not listen to DISARM.
  */
 function giveUp(state: Coordination, reason: Reason): CoordinationStep {
-  if (state.given !== undefined || (state.go && reason !== 'MigrationOver')) return { state, effects: [] };
+  const isOver = reason === 'MigrationOver';
+  if (state.go ? !isOver || state.given === 'MigrationOver' : state.given !== undefined)
+    return { state, effects: [] };
   const roles: Role[] = ['source', 'target'];
   return {
     state: { ...state, given: reason },

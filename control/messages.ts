@@ -65,6 +65,8 @@ export const indexStatusSchema = z.object({
   /** True when building or sampling is not under way. */
   ready: z.boolean(),
   buildSeconds: count.optional(),
+  /** How many blocks one stands for: with a sample those around it are found during a migration. Absent before 0.1: as a sample's. */
+  blockStandsFor: z.number().int().min(1).max(1_000_000).optional(),
   /** Read from the NAS to make the index, and as a target to grow the source's (indexNasBytes), since the sidecar's start. */
   nasReadBytes: count.optional(),
 });
@@ -179,7 +181,7 @@ export const resultSchema = z.object({
       linkBytes: count,
       nasBytes: count,
       pages: pageCountsSchema,
-      /** Share of the index that was there: 8 when one block in 8 was sampled, and hits were counted eightfold. */
+      /** Share of the index that was there: 10 when one block in 10 was sampled, and hits were counted tenfold. */
       hitsCountedTimes: z.number().int().min(1).max(1024),
     })
     .optional(),

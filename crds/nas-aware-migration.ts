@@ -184,7 +184,7 @@ export const nasAwareMigrationStatusSchema = z
             savedPercent: z.number().int().min(0).max(100).meta({ description: 'The same in per cent.' }),
             pages,
             hitsCountedTimes: count(
-              'For how many pages a hit in the index was counted: 8 when one block in 8 is indexed, 1 for a whole index.',
+              'For how many pages a hit in the index was counted: 10 when one block in 10 is indexed, 1 for a whole index.',
             ),
           })
           .meta({ description: 'With Observe: what would have been saved.' })

@@ -296,7 +296,6 @@ export class Operator {
         podChanged(session);
       },
       isRecorded: (migrationUid) => controller?.isRecorded(migrationUid) === true,
-      isKnown: (migrationUid) => controller?.isKnown(migrationUid) !== false,
       onProblem: (problem, { identity }) => log.warn({ problem, ...identity }, 'a sidecar overstepped'),
     });
     const podChanged = ({ identity }: Session) =>

@@ -150,11 +150,6 @@ export class Controller {
       .some((object) => isFinished((object.status ?? {}) as NasAwareMigrationStatus));
   }
 
-  /** Whether there is an object for this KubeVirt migration. */
-  isKnown(migrationUid: string): boolean {
-    return this.#options.caches.migrations.find(byMigrationUid, migrationUid).length > 0;
-  }
-
   #watch(): void {
     const { migrations, policies, vmis, vmims, pods } = this.#options.caches;
     this.#subscriptions.push(

@@ -44,11 +44,15 @@ describe('gain', () => {
 
   it('is too small when all the index can grow to is below a fifth of what QEMU wrote the last time', () => {
     const blocks = 1000;
-    const most = blocks * 8 * 4096;
+    const most = blocks * 10 * 4096;
     expect(gainProblem(index(blocks), most * 5)).toBeUndefined();
     expect(gainProblem(index(blocks), most * 5 + most)).toMatchObject({
       reason: 'GainTooSmall',
       message: expect.stringContaining('at most 16 %'),
     });
+    // One that does not grow covers what it has.
+    const inherited = { ...index(blocks), blockStandsFor: 1 };
+    expect(gainProblem(inherited, blocks * 4096 * 5)).toBeUndefined();
+    expect(gainProblem(inherited, most)).toMatchObject({ message: expect.stringContaining('at most 10 %') });
   });
 });

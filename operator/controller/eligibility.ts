@@ -134,8 +134,8 @@ export function linkProblem(
   return because('ProtocolTooOld', `the source's sidecar speaks ${range(source)}, ${who} ${range(other)}`);
 }
 
-/** A sampled index has one block in 8 of the disk, and grows around hits to the others at most (docs/adr/0004). */
-const SAMPLED_ONE_IN = 8;
+/** A sampled index has one block in 10 of the disk, and grows around hits to the others at most (docs/adr/0004). */
+const SAMPLED_ONE_IN = 10;
 const BLOCK_BYTES = 4096;
 /** Below this share of what QEMU will send, time is not saved: hashing and waiting for the NAS cost some themselves. */
 const MIN_GAIN_SHARE = 0.2;
@@ -152,7 +152,7 @@ export function gainProblem(
   if (index === undefined || !index.ready) return undefined;
   if (index.blocks === 0) return because('GainTooSmall', 'the index is empty');
   if (lastQemuBytes === undefined || lastQemuBytes === 0) return undefined;
-  const share = (index.blocks * SAMPLED_ONE_IN * BLOCK_BYTES) / lastQemuBytes;
+  const share = (index.blocks * (index.blockStandsFor ?? SAMPLED_ONE_IN) * BLOCK_BYTES) / lastQemuBytes;
   if (share >= MIN_GAIN_SHARE) return undefined;
   return because(
     'GainTooSmall',

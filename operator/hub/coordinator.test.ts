@@ -38,21 +38,18 @@ function session(podUid: string, migrations: Hello['migrations'] = []): FakeSess
 
 const onChange = vi.fn();
 const recorded = new Set<string>();
-const known = new Set<string>();
 let coordinator: Coordinator;
 
 const options = {
   onChange,
   onStats: () => {},
   isRecorded: (uid: string) => recorded.has(uid),
-  isKnown: (uid: string) => known.has(uid),
   onProblem: () => {},
 };
 
 beforeEach(() => {
   onChange.mockReset();
   recorded.clear();
-  known.clear();
   coordinator = new Coordinator({ ...options, epoch: 7 });
 });
 
@@ -371,18 +368,15 @@ describe('a side that waits in a migration that is over', () => {
   );
 
   it('is disarmed when a leader that did not run the migration finds it recorded', () => {
-    known.add(migrationUid);
     const a = session('pod-a', [...waits('armed')]);
     coordinator.onSession(a);
-    vi.advanceTimersByTime(LONG_MS);
-    expect(types(a)).toEqual([]);
     coordinator.recorded(migrationUid);
     expect(types(a)).toEqual(['disarm']);
     coordinator.recorded(migrationUid);
     expect(types(a)).toEqual(['disarm']);
   });
 
-  it('is disarmed when nobody knows the migration, but not before a new leader could', () => {
+  it('is disarmed when the leader does not run the migration, but not before it could', () => {
     const a = session('pod-a', [...waits('armed')]);
     coordinator.onSession(a);
     vi.advanceTimersByTime(5000);
@@ -416,7 +410,6 @@ describe('a side that waits in a migration that is over', () => {
   it('is disarmed when its pod is not of the migration any longer', () => {
     const c = session('pod-c', [...waits('armed', 'target', 3)]);
     coordinator.onSession(c);
-    known.add(migrationUid);
     coordinator.coordinate(order);
     vi.advanceTimersByTime(LONG_MS);
     // Its target may yet turn out to be this one.
@@ -427,5 +420,13 @@ describe('a side that waits in a migration that is over', () => {
     coordinator.onSession(again);
     vi.advanceTimersByTime(LONG_MS);
     expect(types(again)).toEqual(['disarm']);
+    // What it answers is no reason to end its session, which has other migrations to come.
+    const answer = { migrationUid, epoch: 7, role: 'target' } as const;
+    coordinator.onMessage(again, { ...answer, type: 'raw', reason: 'MigrationOver' });
+    coordinator.onMessage(again, { ...exampleResult, ...answer, outcome: 'unused' });
+    expect(again.closedWith).toEqual([]);
+    expect(again.sent.at(-1)).toEqual({ type: 'recorded', migrationUid });
+    coordinator.onMessage(again, { ...exampleResult, ...answer, outcome: 'accelerated' });
+    expect(again.closedWith).toEqual(['not your migration']);
   });
 });

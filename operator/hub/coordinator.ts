@@ -56,8 +56,6 @@ export interface CoordinatorOptions {
   onStats: (session: Session, stats: Stats) => void;
   /** Whether the result of this migration is in its object's status already. */
   isRecorded: (migrationUid: string) => boolean;
-  /** Whether there is an object for this migration, finished or not. */
-  isKnown: (migrationUid: string) => boolean;
   onProblem: (problem: string, session: Session) => void;
 }
 
@@ -251,7 +249,13 @@ export class Coordinator implements HubListener {
       this.#onUnknown(session, message);
       return;
     }
-    if (roleOf(running, podUid) !== message.role) {
+    const role = roleOf(running, podUid);
+    if (role === undefined && isFarewell(message)) {
+      // It was told that the migration is not its own any more.
+      if (message.type === 'result') session.send({ type: 'recorded', migrationUid: message.migrationUid });
+      return;
+    }
+    if (role !== message.role) {
       this.#options.onProblem(`${message.type} for a migration that is not its own`, session);
       session.close('not your migration');
       return;
@@ -352,15 +356,14 @@ export class Coordinator implements HubListener {
     if (mayBeKnownLater) setTimeout(() => this.#endUnknown(session), UNKNOWN_GRACE_MS).unref();
   }
 
-  /** Those that are known are left for the controller: it asks for them, or says that they are recorded. */
+  /** A migration that runs and is not coordinated by now was decided against, by a leader that never armed it. */
   #endUnknown(session: Session): void {
     for (const { migrationUid } of session.hello.migrations) {
       if (this.#strays.get(migrationUid)?.has(session) !== true) continue;
       const running = this.#running.get(migrationUid);
       const isNobodys =
-        running === undefined
-          ? !this.#options.isKnown(migrationUid)
-          : running.order.targetPodUid !== undefined && !this.#isOfRunning(session, migrationUid);
+        running === undefined ||
+        (running.order.targetPodUid !== undefined && !this.#isOfRunning(session, migrationUid));
       if (isNobodys) this.#disarm(session, migrationUid);
     }
   }
@@ -422,6 +425,11 @@ function isNewHold({ source, go, given }: Coordination, event: CoordinationEvent
     (event.type === 'message' && event.message.type === 'holding' && event.message.role === 'source') ||
     (event.type === 'connected' && event.phase === 'holding' && event.role === 'source');
   return holds && !go && given === undefined && source.phase !== 'raw' && source.phase !== 'finished';
+}
+
+/** How a side ends that was not needed. */
+function isFarewell(message: Exclude<SidecarMessage, Hello | Stats>): boolean {
+  return message.type === 'raw' || (message.type === 'result' && message.outcome === 'unused');
 }
 
 function roleOf(running: Running, podUid: string): Role | undefined {

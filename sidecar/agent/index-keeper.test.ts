@@ -1,7 +1,7 @@
 // The keeper with real volumes: small files, sampled at once.
 
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -129,6 +129,33 @@ describe('IndexKeeper', () => {
     await eventually(() => log).toEqual(['index sampled']);
     expect(keeper.status().ready).toBe(true);
     expect([keeper.hitsStandFor, keeper.grows]).toEqual([8, true]);
+  });
+
+  it('keeps what was inherited, ready, when a volume cannot be read at its renewal', async () => {
+    keep({}, undefined, undefined, 100);
+    const found = await keeper.forMigration();
+    found?.index.add(0, 3, 1, 2);
+    keeper.inherited();
+    truncateSync(join(directory, 'root/disk.img'), 4096);
+    await eventually(() => log).toEqual(['index sampled']);
+    expect(keeper.status()).toMatchObject({ ready: true });
+  });
+
+  it('serves with what was inherited while a volume came, which is taken in with the next renewal', async () => {
+    keep({}, undefined, undefined, 100);
+    keeper.pause();
+    const found = await keeper.forMigration();
+    found?.index.add(0, 3, 1, 2);
+    mkdirSync(join(directory, 'data'));
+    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+    expect(await volumes.open()).toBe(true);
+    keeper.volumesChanged();
+    keeper.inherited();
+    keeper.resume();
+    expect(keeper.status()).toMatchObject({ blocks: 1, ready: true, blockStandsFor: 1 });
+    await eventually(() => keeper.status().blocks).toBe(BLOCKS / 4);
+    expect((await keeper.forMigration())?.volumes.map(({ name }) => name)).toEqual(['data', 'root']);
+    expect(keeper.status()).toMatchObject({ blockStandsFor: 8 });
   });
 
   it('adds nothing to what was inherited where nothing is to be read for an index', async () => {

@@ -78,6 +78,7 @@ export class IndexKeeper {
       ageSeconds: Math.round((performance.now() - this.#changedAtMs) / 1000),
       ready: this.#complete || this.#build === 'inherit' || this.#options.config.memoryBytes === 0,
       ...(this.#buildSeconds === undefined ? {} : { buildSeconds: Math.round(this.#buildSeconds) }),
+      blockStandsFor: this.grows ? this.#sampledOneIn : 1,
       nasReadBytes: this.#nasReadBytes,
     };
   }
@@ -106,10 +107,11 @@ export class IndexKeeper {
   resume(): void {
     this.#pauses -= 1;
     if (this.#pauses > 0) return;
-    const isChanged = this.#volumesChangedMeanwhile;
-    this.#volumesChangedMeanwhile = false;
-    if (isChanged) this.volumesChanged();
-    else this.#buildIn(this.#options.config.delayMs);
+    // What was inherited meanwhile serves until it is renewed; the volume that came is taken in then.
+    if (this.#volumesChangedMeanwhile && this.#renewAtMs === undefined) {
+      this.#volumesChangedMeanwhile = false;
+      this.volumesChanged();
+    } else this.#buildIn(this.#options.config.delayMs);
   }
 
   /** What the operator says of the VM's policy: from now on, and for what is under way. */
@@ -143,9 +145,14 @@ export class IndexKeeper {
   inherited(): void {
     this.#complete = true;
     this.#sampledOneIn = 1;
-    this.#renewAtMs = performance.now() + (this.#options.renewAfterMs ?? RENEW_AFTER_MS);
+    this.#renewAtMs = this.#renewalMs();
     this.#buildIn(this.#options.config.delayMs);
     this.#options.onReady?.();
+  }
+
+  /** Not all at once, of VMs that a drain moved together. */
+  #renewalMs(): number {
+    return performance.now() + (this.#options.renewAfterMs ?? RENEW_AFTER_MS) * (1 + Math.random() / 4);
   }
 
   /** One more volume can be read: what is indexed so far does not know it. */
@@ -221,6 +228,12 @@ export class IndexKeeper {
     const { config, log } = this.#options;
     try {
       const isFull = this.#build === 'full';
+      if (this.#volumesChangedMeanwhile) {
+        this.#volumesChangedMeanwhile = false;
+        this.#index = undefined;
+        this.#complete = false;
+        this.#renewAtMs = undefined;
+      }
       const [index, { buildFull, buildSample }] = await Promise.all([
         this.#ensureIndex(),
         import('../index/index-builder.ts'),
@@ -273,8 +286,10 @@ export class IndexKeeper {
       full: built.full,
       failures: built.failures.map((failure) => failure.message),
     });
-    this.#complete = built.failures.length === 0;
-    this.#renewAtMs = undefined;
+    const isWhole = built.failures.length === 0;
+    // What was inherited serves without what could not be read now; that is tried again when it would be renewed again.
+    this.#renewAtMs = this.#complete && !isWhole ? this.#renewalMs() : undefined;
+    this.#complete ||= isWhole;
     if (this.#complete) this.#options.onReady?.();
     this.#buildIn(RETRY_MS);
   }

@@ -13,7 +13,7 @@ import { relayRaw } from '../raw-relay.ts';
 import type { IndexKeeper } from './index-keeper.ts';
 import type { ObservedStream } from './observed-stream.ts';
 import type { MigrationPipeline, PipelineOptions } from './pipeline.ts';
-import { sessionResult } from './session-result.ts';
+import { isWorthInheriting, sessionResult } from './session-result.ts';
 
 /** How often an open migration is looked at: its end, and the moment the VM stops. Bounds downtimeMs' error. */
 const LOOK_MS = 50;
@@ -175,7 +175,7 @@ export class MigrationSession {
     }
   }
 
-  /** Its socket's place cannot be taken: it is tried on, but the other side must not wait for it. */
+  /** Its socket's place cannot be taken: the migration is plain, and the other side must not wait for it. */
   onCannotTake(detail: string): void {
     if (this.#way === 'undecided' && this.#connections === 0) this.#decline('SocketNotTaken', detail);
   }
@@ -411,7 +411,8 @@ export class MigrationSession {
     else this.#armed?.end();
     this.#pipeline?.close();
     index.addReadBytes(result.indexNasBytes ?? 0);
-    if (result.outcome === 'accelerated' && this.role === 'target') index.inherited();
+    if (result.outcome === 'accelerated' && this.role === 'target' && isWorthInheriting(result.pages))
+      index.inherited();
     if (this.#indexHeld) index.resume();
     this.#log('migration over', result);
     this.#dependencies.result(result);

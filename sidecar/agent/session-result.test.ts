@@ -4,7 +4,7 @@ import { DestinationQemuGoneError, LatePostCopyError, SourceQemuGoneError } from
 import { ABORT_SOURCE_QEMU_GONE } from '../link/frame-types.ts';
 import { LinkPeerAbortError, LinkProofError } from '../link/link-errors.ts';
 import type { PipelineSnapshot } from './pipeline.ts';
-import { type SessionFacts, sessionResult } from './session-result.ts';
+import { isWorthInheriting, type SessionFacts, sessionResult } from './session-result.ts';
 
 const snapshot: PipelineSnapshot = {
   stage: 'ending',
@@ -176,5 +176,16 @@ describe('sessionResult', () => {
     expect(sessionResult({ ...facts, framed: undefined, raw: { reason: 'NoGo' }, relayBroke })).toMatchObject(
       { outcome: 'raw', reason: 'NoGo', detail },
     );
+  });
+});
+
+describe('what a target rebuilt', () => {
+  it.each([
+    [{ reference: 0, literalRaw: 0, literalCompressed: 0, zero: 9 }, false],
+    [{ reference: 20, literalRaw: 40, literalCompressed: 40, zero: 0 }, false],
+    [{ reference: 21, literalRaw: 40, literalCompressed: 39, zero: 1000 }, true],
+    [{ reference: 1, literalRaw: 0, literalCompressed: 0, zero: 0 }, true],
+  ])('of %o is worth inheriting: %s', (pages, isWorth) => {
+    expect(isWorthInheriting(pages)).toBe(isWorth);
   });
 });

@@ -70,6 +70,14 @@ export function sessionResult(facts: SessionFacts): Result {
   };
 }
 
+/** Below this share of what a guest has in memory, a sample finds more than what was rebuilt from the NAS. */
+const INHERIT_FROM_SHARE = 0.2;
+
+/** Whether what a target rebuilt from the NAS serves as an index, so that its disk need not be sampled. */
+export function isWorthInheriting({ reference, literalRaw, literalCompressed }: Result['pages']): boolean {
+  return reference > INHERIT_FROM_SHARE * (reference + literalRaw + literalCompressed);
+}
+
 function verdict(facts: SessionFacts): Verdict {
   const { framed, raw } = facts;
   const because = raw === undefined ? {} : withDetail(raw.reason, raw.detail);

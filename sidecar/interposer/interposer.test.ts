@@ -192,6 +192,32 @@ describe('a place that cannot be taken', () => {
     expect(await ask(stream)).toBe('handler');
   });
 
+  it('is not told when it fails for a moment twice, long after one another', async () => {
+    let [binds, links] = [1, 1];
+    const interposer = start({
+      openDirectory: (path) => {
+        const real = openSocketDirectory(path);
+        return {
+          ...real,
+          stat: (name) => (name.startsWith('.nasmig-') && binds-- > 0 ? undefined : real.stat(name)),
+          link(from, to) {
+            if (links-- > 0)
+              throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' });
+            real.link(from, to);
+          },
+        };
+      },
+    });
+    const { armed } = armSource(interposer);
+    await later();
+    expect(binds).toBeLessThanOrEqual(0);
+    await listenAt(rpc, 'rpc');
+    await listenAt(stream, 'handler');
+    await taken(armed);
+    expect(links).toBeLessThan(0);
+    expect(cannot()).toEqual([]);
+  });
+
   it('is not told when it fails for a moment, or when only a spare is missing', async () => {
     // What is bound but not found counts as not bound: here the first socket.
     let refusals = 1;

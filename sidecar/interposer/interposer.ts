@@ -58,7 +58,7 @@ export type InterposerEvent =
       readonly doing: string;
       readonly error: Error;
     }
-  /** The place cannot be taken, and not only for a moment; once a migration. It goes on being tried. */
+  /** The place cannot be taken, and not only for a moment; once a migration. Who hears it gives the migration up. */
   | {
       readonly kind: 'cannot-take';
       readonly migrationUid: string;
@@ -370,6 +370,7 @@ export class Interposer {
           return;
         }
         armed.spare = bound;
+        armed.failingSinceMs = undefined;
         this.#settle(armed);
         this.#schedule();
       },

@@ -144,7 +144,6 @@ export class LabCoordinator {
       onChange: () => {},
       onStats: () => {},
       isRecorded: () => false,
-      isKnown: () => true,
       onProblem: (problem, session) => tell(`${session.identity.podName}: ${problem}`),
     });
     const armed = new Set<string>();
