@@ -125,9 +125,11 @@ it(
       uri,
       { maxBytesPerSecond: 10e6 },
       {
-        onProgress: () => {
-          if (!asked) void source.cancelMigration();
+        // Before it is active, QEMU may take a cancellation for a failure to connect.
+        onProgress: ({ status }) => {
+          if (asked || status !== 'active') return;
           asked = true;
+          void source.cancelMigration();
         },
       },
     );
