@@ -9,7 +9,7 @@ import { MainChannelFinder } from '../sidecar/stream/main-channel.ts';
 import { MultifdChannelFinder } from '../sidecar/stream/multifd-channel.ts';
 import type { ChannelFinder, PageSink } from '../sidecar/stream/page-sink.ts';
 import { RamBlocks } from '../sidecar/stream/ram-blocks.ts';
-import { generateMigration } from '../sidecar/stream/test-streams.ts';
+import { generateMigration, SilentSink } from '../sidecar/stream/test-streams.ts';
 import { ensureRecordedFiles } from './recorded-guest.ts';
 
 const seconds = Number(process.argv[2] ?? '1');
@@ -18,28 +18,19 @@ if (!(seconds > 0)) throw new Error('usage: node bench/page-finder.ts [SECONDS f
 const CHUNK_BYTES = [4 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024];
 
 /** Reads every page number, as an index would. */
-class CountingSink implements PageSink {
+class CountingSink extends SilentSink {
   pagesSeen = 0;
   sum = 0;
 
-  ramBlocks(): void {}
-
-  pages(streamOffset: number, _ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+  override pages(streamOffset: number, _ramBlock: number, pageNumbers: Uint32Array, count: number): void {
     this.pagesSeen += count;
     for (let i = 0; i < count; i++) this.sum = (this.sum + streamOffset + pageNumbers[i]!) | 0;
   }
 
-  zeroPages(_ramBlock: number, pageNumbers: Uint32Array, count: number): void {
+  override zeroPages(_ramBlock: number, pageNumbers: Uint32Array, count: number): void {
     this.pagesSeen += count;
     for (let i = 0; i < count; i++) this.sum = (this.sum + pageNumbers[i]!) | 0;
   }
-
-  unknownPages(): void {}
-  compression(): void {}
-  boundary(): void {}
-  postcopyAnnounced(): void {}
-  postcopyStarted(): void {}
-  opaque(): void {}
 }
 
 function measure(name: string, stream: Uint8Array, make: (sink: PageSink) => ChannelFinder): void {

@@ -60,8 +60,8 @@ export interface CoordinatorOptions {
 }
 
 /**
- * A leader that begins has its caches, but they may be seconds behind: a side that waits in a migration of which there is no object is
- * disarmed only when there is none after this time either.
+ * A leader that begins has its caches, but they may be seconds behind: a side that waits in a migration that is not run here is disarmed
+ * only when it is not run after this time either.
  */
 const UNKNOWN_GRACE_MS = 20_000;
 

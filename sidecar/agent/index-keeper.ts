@@ -165,11 +165,17 @@ export class IndexKeeper {
     // What a migration brought would not be made again.
     if (this.#build === 'inherit' && (this.#index?.count ?? 0) > 0) return;
     this.#sampling?.abort();
+    this.#forget();
+    this.#buildIn(this.#options.config.delayMs);
+  }
+
+  /** What is indexed does not know of all volumes: the next index is a new one. */
+  #forget(): void {
+    this.#volumesChangedMeanwhile = false;
     this.#index = undefined;
     this.#complete = false;
     this.#renewAtMs = undefined;
     this.#sampledOneIn = 1;
-    this.#buildIn(this.#options.config.delayMs);
   }
 
   /** Counts what a migration read for an index, and not for a page. */
@@ -228,12 +234,7 @@ export class IndexKeeper {
     const { config, log } = this.#options;
     try {
       const isFull = this.#build === 'full';
-      if (this.#volumesChangedMeanwhile) {
-        this.#volumesChangedMeanwhile = false;
-        this.#index = undefined;
-        this.#complete = false;
-        this.#renewAtMs = undefined;
-      }
+      if (this.#volumesChangedMeanwhile) this.#forget();
       const [index, { buildFull, buildSample }] = await Promise.all([
         this.#ensureIndex(),
         import('../index/index-builder.ts'),

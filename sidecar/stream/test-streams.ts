@@ -9,6 +9,19 @@ import type { BoundaryKind, ChannelFinder, CompressionKind, OpaqueReason, PageSi
 import { PAGE_BYTES } from './page-sink.ts';
 import type { RamBlock, RamBlocks } from './ram-blocks.ts';
 
+/** Tells nobody anything: for sinks that listen to a few things only. */
+export class SilentSink implements PageSink {
+  ramBlocks(..._told: Parameters<PageSink['ramBlocks']>): void {}
+  pages(..._told: Parameters<PageSink['pages']>): void {}
+  zeroPages(..._told: Parameters<PageSink['zeroPages']>): void {}
+  unknownPages(..._told: Parameters<PageSink['unknownPages']>): void {}
+  compression(..._told: Parameters<PageSink['compression']>): void {}
+  boundary(..._told: Parameters<PageSink['boundary']>): void {}
+  postcopyAnnounced(..._told: Parameters<PageSink['postcopyAnnounced']>): void {}
+  postcopyStarted(..._told: Parameters<PageSink['postcopyStarted']>): void {}
+  opaque(..._told: Parameters<PageSink['opaque']>): void {}
+}
+
 /** Puts everything a finder tells into lines. The names come from the table that the finder uses. */
 export class RecordingSink implements PageSink {
   readonly lines: string[] = [];

@@ -1,8 +1,9 @@
 // Makes a recorded stream short, for the corpus: of every run of like items a few stay. What stays is as QEMU wrote it, but for
 // the counts of a multifd packet whose pages were taken out. The result is understood as far as the recording was.
 import { MainChannelFinder } from '../../sidecar/stream/main-channel.ts';
-import { PAGE_BYTES, type PageSink } from '../../sidecar/stream/page-sink.ts';
+import { PAGE_BYTES } from '../../sidecar/stream/page-sink.ts';
 import { RamBlocks } from '../../sidecar/stream/ram-blocks.ts';
+import { SilentSink } from '../../sidecar/stream/test-streams.ts';
 
 /** Pages, and zero pages, that stay of each run of them. */
 const KEPT_PAGES = 3;
@@ -18,32 +19,25 @@ const CONTINUE_ZERO = 0x22;
 const CONTINUE_PAGE = 0x28;
 
 /** Where pages lie, and where and why the finder stops. */
-class Understanding implements PageSink {
+class Understanding extends SilentSink {
   readonly pageOffsets: number[] = [];
   opaqueReason = '';
   opaqueOffset = 0;
 
   constructor(main: Uint8Array) {
+    super();
     this.opaqueOffset = main.length;
     new MainChannelFinder(this, new RamBlocks()).push(main);
   }
 
-  pages(streamOffset: number): void {
+  override pages(streamOffset: number): void {
     this.pageOffsets.push(streamOffset);
   }
 
-  opaque(reason: string, streamOffset: number): void {
+  override opaque(reason: string, streamOffset: number): void {
     this.opaqueReason = reason;
     this.opaqueOffset = streamOffset;
   }
-
-  ramBlocks(): void {}
-  zeroPages(): void {}
-  unknownPages(): void {}
-  compression(): void {}
-  boundary(): void {}
-  postcopyAnnounced(): void {}
-  postcopyStarted(): void {}
 }
 
 /** Throws when the trimmed stream is not understood as the recording was. */

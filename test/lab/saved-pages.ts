@@ -2,27 +2,19 @@
 
 import { constants, zstdCompressSync } from 'node:zlib';
 import { MainChannelFinder } from '../../sidecar/stream/main-channel.ts';
-import { PAGE_BYTES, type PageSink } from '../../sidecar/stream/page-sink.ts';
+import { PAGE_BYTES } from '../../sidecar/stream/page-sink.ts';
 import { RamBlocks } from '../../sidecar/stream/ram-blocks.ts';
+import { SilentSink } from '../../sidecar/stream/test-streams.ts';
 
 /** A page that zstd leaves larger than this share of itself is incompressible. */
 const INCOMPRESSIBLE_SHARE = 0.99;
 
-class PageOffsets implements PageSink {
+class PageOffsets extends SilentSink {
   readonly offsets: number[] = [];
 
-  pages(streamOffset: number, _ramBlock: number, _pageNumbers: Uint32Array, count: number): void {
+  override pages(streamOffset: number, _ramBlock: number, _pageNumbers: Uint32Array, count: number): void {
     for (let i = 0; i < count; i++) this.offsets.push(streamOffset + i * PAGE_BYTES);
   }
-
-  ramBlocks(): void {}
-  zeroPages(): void {}
-  unknownPages(): void {}
-  compression(): void {}
-  boundary(): void {}
-  postcopyAnnounced(): void {}
-  postcopyStarted(): void {}
-  opaque(): void {}
 }
 
 /** Where in `state` each page lies that is not zero. */
