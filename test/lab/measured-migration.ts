@@ -3,6 +3,7 @@
 
 import type { GuestCommand } from './guest-beacon.ts';
 import type { GuestProfileName } from './guest-profiles.ts';
+import type { MemoryDifference } from './memory-statistics.ts';
 import { MovingGuest } from './moving-guest.ts';
 import type { MigrationOutcome } from './qemu.ts';
 import type { RootSuite } from './roots.ts';
@@ -35,6 +36,11 @@ export interface Scenario {
   readonly beforeMigration?: readonly GuestCommand[];
   /** Default: the guest checks all it has after each migration. Without it only what its check came by meanwhile counts. */
   readonly verifyAll?: boolean;
+  /**
+   * The destination stays paused until its memory has been compared with the source's, which QEMU leaves as it was when the guest
+   * stopped; the guest's gap then says nothing. For the first hop. Default: not compared.
+   */
+  readonly compareMemory?: boolean;
 }
 
 export interface Progress {
@@ -69,6 +75,8 @@ export interface Measurement {
   readonly linkBytesAfterStop: number | null;
   readonly guestGapMs: number | null;
   readonly guestSelfCheck: 'ok' | 'failed' | 'none';
+  /** Source's to destination's after the migration; null unless the scenario asked for it and it completed. */
+  readonly memoryDifference: MemoryDifference | null;
   readonly identicalStreams: boolean | null;
   readonly differences: readonly string[];
   readonly sidecars: { readonly source: SidecarResult; readonly target: SidecarResult } | null;

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { countNonZeroBlocks, countPagesOnDisk } from './memory-statistics.ts';
+import { compareDumps, countNonZeroBlocks, countPagesOnDisk } from './memory-statistics.ts';
 
 let directory: string;
 beforeEach(async () => {
@@ -41,6 +41,26 @@ describe('countPagesOnDisk', () => {
       nonZeroPages: 1,
       pagesOnDisk: 0,
     });
+  });
+});
+
+describe('compareDumps', () => {
+  it('tells how many pages differ, and where the first lie', async () => {
+    const a = await file('a', Array.from({ length: 3000 }, () => page(1)));
+    const b = await file(
+      'b',
+      Array.from({ length: 3000 }, (_, at) => page(1, at === 2 || at >= 2980 ? 9 : 1)),
+    );
+    expect(await compareDumps(a, a)).toEqual({ pages: 0, firstAddresses: [] });
+    const { pages, firstAddresses } = await compareDumps(a, b);
+    expect(pages).toBe(21);
+    expect(firstAddresses.slice(0, 3)).toEqual([2 * 4096, 2980 * 4096, 2981 * 4096]);
+    expect(firstAddresses).toHaveLength(10);
+  });
+
+  it('refuses dumps of different lengths', async () => {
+    const [a, b] = [await file('a', [page(1)]), await file('b', [page(1), page(1)])];
+    await expect(compareDumps(a, b)).rejects.toThrow(/not the same length/);
   });
 });
 

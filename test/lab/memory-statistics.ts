@@ -7,6 +7,7 @@ import createXxhash from 'xxhash-wasm';
 const PAGE_BYTES = 4096;
 /** 8 MiB a read: few calls, little memory. */
 const CHUNK_PAGES = 2048;
+const MOST_ADDRESSES = 10;
 
 export interface MemoryStatistics {
   pages: number;
@@ -44,6 +45,36 @@ export async function countNonZeroBlocks(diskPath: string): Promise<number> {
     if (!isZero(block)) count++;
   });
   return count;
+}
+
+/** Pages in which two dumps of equal length differ: how many, and where the first of them lie. */
+export interface MemoryDifference {
+  readonly pages: number;
+  /** Guest physical addresses, at most a few. */
+  readonly firstAddresses: readonly number[];
+}
+
+/** Throws when the dumps have not the same length. */
+export async function compareDumps(pathA: string, pathB: string): Promise<MemoryDifference> {
+  const [a, b] = await Promise.all([open(pathA, 'r'), open(pathB, 'r')]);
+  try {
+    const chunks = [Buffer.alloc(CHUNK_PAGES * PAGE_BYTES), Buffer.alloc(CHUNK_PAGES * PAGE_BYTES)] as const;
+    const firstAddresses: number[] = [];
+    let pages = 0;
+    for (let at = 0; ; ) {
+      const [lengthA, lengthB] = await Promise.all([readFully(a, chunks[0]), readFully(b, chunks[1])]);
+      if (lengthA !== lengthB) throw new Error(`${pathA} and ${pathB} have not the same length`);
+      for (let offset = 0; offset < lengthA; offset += PAGE_BYTES) {
+        if (chunks[0].compare(chunks[1], offset, offset + PAGE_BYTES, offset, offset + PAGE_BYTES) === 0) continue;
+        pages++;
+        if (firstAddresses.length < MOST_ADDRESSES) firstAddresses.push(at + offset);
+      }
+      if (lengthA < CHUNK_PAGES * PAGE_BYTES) return { pages, firstAddresses };
+      at += lengthA;
+    }
+  } finally {
+    await Promise.all([a.close(), b.close()]);
+  }
 }
 
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);

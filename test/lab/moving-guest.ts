@@ -3,7 +3,7 @@
 // disk on the NAS, and the index that each target inherited.
 
 import { randomBytes, randomUUID } from 'node:crypto';
-import { chown } from 'node:fs/promises';
+import { chown, rm } from 'node:fs/promises';
 import { pathExists } from './build-cache.ts';
 import { GuestObserver } from './guest-observer.ts';
 import { compareStreams, identicalStreams } from './identical-streams.ts';
@@ -11,13 +11,14 @@ import { type Traffic, trafficBetween } from './interface-counters.ts';
 import { Lab } from './lab.ts';
 import { LinkTimeline } from './link-timeline.ts';
 import type { Measurement, Progress, Scenario } from './measured-migration.ts';
+import { compareDumps, type MemoryDifference } from './memory-statistics.ts';
 import type { MigrationPath } from './migration-path.ts';
 import type { NodeName } from './network.ts';
 import { QEMU_OWNER } from './node.ts';
 import { type MigrationOutcome, type MigrationSettings, MigrationTimeoutError, Qemu } from './qemu.ts';
 import { fastestForwardBytes, forwardBytesSince } from './recorders.ts';
 import { SidecarProcess } from './sidecar-process.ts';
-import { copyDisk, GUESTS_DIRECTORY, guestOptions, type WarmState } from './warm-state.ts';
+import { copyDisk, GUESTS_DIRECTORY, type GuestStart, guestOptions, type WarmState } from './warm-state.ts';
 
 /** Long enough for a full index of a few GiB over a slow NAS. */
 const SIDECAR_READY_MS = 120_000;
@@ -91,7 +92,10 @@ export class MovingGuest {
     const hop = ++this.#hop;
     const accelerated = scenario.method === 'nas';
     const path = await this.lab.openMigrationPath({ name: `move-${hop}`, sidecars: accelerated, from });
-    const target = await this.#startQemu(to, true);
+    const target = await this.#startQemu(to, {
+      kind: 'incoming',
+      paused: scenario.compareMemory ?? false,
+    });
     const sidecars = accelerated ? await this.#startSidecars(path, from, to, again) : null;
     if (hop === 1) {
       for (const command of scenario.beforeMigration ?? this.#state.profile.beforeMigration)
@@ -121,6 +125,8 @@ export class MovingGuest {
     const cpuAfter = sidecars === null ? null : await cpuSeconds(sidecars);
     const written = (await this.#written()) - writtenBefore;
     const converged = outcome.status === 'completed';
+    const memoryDifference =
+      converged && scenario.compareMemory ? await this.#compareMemory(source, target) : null;
     const gapMs = this.#observer.report().longestGap?.gapMs ?? null;
     if (converged && (scenario.verifyAll ?? true)) await this.#observer.command({ kind: 'verifyAll' });
     const guest = this.#observer.report();
@@ -159,6 +165,7 @@ export class MovingGuest {
       linkBytesAfterStop: outcome.stopAtMs === null ? null : timeline.bytesSince(outcome.stopAtMs),
       guestGapMs: gapMs,
       guestSelfCheck: guest.selfCheck,
+      memoryDifference,
       identicalStreams: identicalStreams(comparison, converged),
       differences: comparison.differences,
       sidecars: results,
@@ -186,13 +193,13 @@ export class MovingGuest {
     this.#diskPaths = { source: source.path, target: target.path };
     for (const node of [lab.source, lab.target]) await node.bindIntoRoot(this.#state.root, GUESTS_DIRECTORY);
     this.#say(`starting the ${this.#state.profile.name} guest from its saved state`);
-    this.#qemu = await this.#startQemu('source', false);
+    this.#qemu = await this.#startQemu('source', { kind: 'state' });
     await this.#qemu.cont();
     await this.#observer.waitForNext(FIRST_BEACON_MS);
   }
 
   /** Each QEMU has names of its own: the one before it on the same node may not be gone yet. */
-  async #startQemu(name: NodeName, incoming: boolean): Promise<Qemu> {
+  async #startQemu(name: NodeName, start: GuestStart): Promise<Qemu> {
     const node = this.lab.node(name);
     const file = (kind: string): string => node.file(`${kind}-${this.#hop}`);
     await this.#observer.listen(file('net'), `${name} ${this.#hop}`);
@@ -203,7 +210,24 @@ export class MovingGuest {
       qmpSocketPath: file('qmp'),
       serialLogPath: file('serial'),
     };
-    return Qemu.start(node, guestOptions(this.#state, place, { kind: incoming ? 'incoming' : 'state' }));
+    const qemu = await Qemu.start(node, guestOptions(this.#state, place, start));
+    const diskBytes = await qemu.diskBytes();
+    if (diskBytes === this.#state.diskBytes) return qemu;
+    await qemu.quit();
+    throw new Error(
+      `QEMU on node ${name} sees a disk of ${diskBytes} bytes in place of ${this.#state.diskBytes}: its volume is not mounted`,
+    );
+  }
+
+  /** Both QEMUs must be stopped; the target goes on afterwards. */
+  async #compareMemory(source: Qemu, target: Qemu): Promise<MemoryDifference> {
+    const { memoryMiB } = this.#state.profile;
+    const dumps = [this.lab.source.file('memory'), this.lab.target.file('memory')] as const;
+    await Promise.all([source.dumpMemory(dumps[0], memoryMiB), target.dumpMemory(dumps[1], memoryMiB)]);
+    const difference = await compareDumps(...dumps);
+    await Promise.all(dumps.map((dump) => rm(dump)));
+    await target.cont();
+    return difference;
   }
 
   async #startSidecars(path: MigrationPath, from: NodeName, to: NodeName, again: boolean): Promise<Sidecars> {
@@ -294,7 +318,7 @@ export class MovingGuest {
     const ticker = setInterval(() => void tick().catch(() => undefined), PROGRESS_MS);
     try {
       return await source.migrate(`unix:${path.sourceSocket}`, settings, {
-        destination: target,
+        ...(this.#scenario.compareMemory ? {} : { destination: target }),
         timeoutMs: this.#scenario.timeoutMs,
         onProgress: (progress) => {
           ram = progress.ram;

@@ -171,7 +171,8 @@ export class LabNode {
     const script = [
       'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"',
       'for name in proc dev sys; do mount --rbind "/$name" "$2/root/$name"; done',
-      'mkdir -p "$2/root$3"; mount --bind "$3" "$2/root$3"',
+      // With what is mounted below it already: volumes.
+      'mkdir -p "$2/root$3"; mount --rbind "$3" "$2/root$3"',
     ].join('\n');
     await this.run(['sh', '-ec', script, 'sh', template, layers, this.parts.run.path]);
     return root;

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { oddMemoryKib } from './odd-memory.ts';
 import { type QemuGuestOptions, qemuArguments } from './qemu-arguments.ts';
 
 const BASE: QemuGuestOptions = {
@@ -35,6 +36,14 @@ describe('qemuArguments', () => {
     expect(source.slice(0, -3)).toEqual(target.slice(0, -3));
     expect(source.slice(-3)).toEqual(['-S', '-incoming', 'file:/g/state']);
     expect(target.slice(-3)).toEqual(['-mem-prealloc', '-incoming', 'defer']);
+    const paused = qemuArguments({ ...BASE, start: { kind: 'incoming', paused: true } });
+    expect(paused.slice(-4)).toEqual(['-S', '-mem-prealloc', '-incoming', 'defer']);
+  });
+
+  it('gives the guest memory that is not a multiple of 64 pages where the QEMU needs that', () => {
+    const kib = oddMemoryKib(64);
+    expect((kib * 1024) % (64 * 4096)).not.toBe(0);
+    expect(argument(qemuArguments({ ...BASE, memoryKib: kib }), '-m')).toBe(`${kib}k`);
   });
 
   it.each([

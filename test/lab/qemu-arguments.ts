@@ -1,12 +1,12 @@
 // QEMU's command line for the lab's guest. Source and destination must be given the same one but for paths, so it is
 // made in one place; pure, so that the tests can look at it.
 
-/** How a QEMU comes to its guest: by booting it, from a saved state, or by a migration that `listen` starts. */
+/** How a QEMU comes to its guest: by booting it, from a saved state, or by a migration that `listen` starts (`paused`: until `cont`). */
 export type QemuStart =
   | { kind: 'boot' }
   /** `path` is a saved migration stream, `savedBy` the version of QEMU. The guest is paused until `cont`. */
   | { kind: 'state'; path: string; savedBy: string }
-  | { kind: 'incoming' };
+  | { kind: 'incoming'; paused?: boolean };
 
 export interface QemuGuestOptions {
   /** Kernel, initramfs and what the guest is told on its command line. */
@@ -14,6 +14,8 @@ export interface QemuGuestOptions {
   initrdPath: string;
   kernelArguments: readonly string[];
   memoryMiB: number;
+  /** Default: memoryMiB. oddMemoryKib() has a use for more. */
+  memoryKib?: number;
   /** Raw disk image; null for a guest without disk. */
   diskPath: string | null;
   /**
@@ -34,6 +36,8 @@ export interface QemuGuestOptions {
   accelerator?: 'tcg' | 'kvm';
 }
 
+/** QEMU's name of the guest's disk. */
+export const DISK_NODE = 'disk';
 /** The guest's network card; its address is arbitrary, locally administered, and the same on both sides. */
 const GUEST_MAC = '52:54:00:6e:61:73';
 
@@ -60,7 +64,7 @@ export function qemuArguments(options: QemuGuestOptions): string[] {
     // One thread: the guest has one CPU, and a second emulation thread would only compete with the programs measured.
     ...['-accel', accelerator === 'tcg' ? 'tcg,thread=single' : 'kvm'],
     ...['-cpu', accelerator === 'tcg' ? (options.cpu ?? 'qemu64') : (options.cpu ?? 'host')],
-    ...['-smp', '1', '-m', String(options.memoryMiB)],
+    ...['-smp', '1', '-m', memorySize(options)],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-monitor', 'none'],
     ...['-serial', `file:${options.serialLogPath}`],
     ...['-qmp', `unix:${options.qmpSocketPath},server=on,wait=off`],
@@ -72,6 +76,10 @@ export function qemuArguments(options: QemuGuestOptions): string[] {
   ];
 }
 
+function memorySize({ memoryKib, memoryMiB }: QemuGuestOptions): string {
+  return memoryKib === undefined ? String(memoryMiB) : `${memoryKib}k`;
+}
+
 function diskArguments(options: QemuGuestOptions): string[] {
   if (options.diskPath === null) return [];
   const direct = (options.diskDirect ?? true) ? 'on' : 'off';
@@ -80,8 +88,8 @@ function diskArguments(options: QemuGuestOptions): string[] {
       '-blockdev',
       `driver=file,node-name=disk-file,filename=${escapeComma(options.diskPath)},cache.direct=${direct}`,
     ],
-    ...['-blockdev', `driver=raw,node-name=disk,file=disk-file,cache.direct=${direct}`],
-    ...['-device', 'virtio-blk-pci,id=disk0,drive=disk'],
+    ...['-blockdev', `driver=raw,node-name=${DISK_NODE},file=disk-file,cache.direct=${direct}`],
+    ...['-device', `virtio-blk-pci,id=disk0,drive=${DISK_NODE}`],
   ];
 }
 
@@ -106,7 +114,7 @@ function startArguments(start: QemuStart): string[] {
       ];
     case 'incoming':
       // On a machine that is a VM itself, memory touched for the first time may cost seconds a GiB: not the migration's.
-      return ['-mem-prealloc', '-incoming', 'defer'];
+      return [...(start.paused ? ['-S'] : []), '-mem-prealloc', '-incoming', 'defer'];
   }
 }
 

@@ -5,7 +5,7 @@
 import { rm } from 'node:fs/promises';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type QemuGuestOptions, qemuArguments } from './qemu-arguments.ts';
+import { DISK_NODE, type QemuGuestOptions, qemuArguments } from './qemu-arguments.ts';
 import { QmpClient, QmpClosedError, type QmpEvent } from './qmp.ts';
 
 /** What of a node's process this file needs; NodeProcess has it. */
@@ -122,7 +122,7 @@ export class MigrationTimeoutError extends Error {
 }
 
 export interface MigrateOptions {
-  /** The destination, to learn when the guest ran there. */
+  /** The destination, to learn when the guest ran there. Not one that stays paused. */
   destination?: Qemu;
   /** Default two minutes. Then the migration is cancelled and MigrationTimeoutError thrown. */
   timeoutMs?: number;
@@ -247,9 +247,17 @@ export class Qemu {
       throw new QemuEndedError(`saving its state (${outcome.error})`, await this.process.logTail());
   }
 
-  /** Writes the guest's physical memory, raw, to `path` (seen from inside the root). */
+  /** Writes the first `memoryMiB` of the guest's physical memory, raw, to `path` (seen from inside the root). */
   async dumpMemory(path: string, memoryMiB: number): Promise<void> {
     await this.qmp.execute('pmemsave', { val: 0, size: memoryMiB * 1024 * 1024, filename: path }, 120_000);
+  }
+
+  /** What QEMU found the guest's disk to have, bytes. Throws when the guest has none. */
+  async diskBytes(): Promise<number> {
+    const nodes = await this.qmp.execute<BlockNode[]>('query-named-block-nodes');
+    const disk = nodes.find((node) => node['node-name'] === DISK_NODE);
+    if (disk === undefined) throw new Error(`QEMU has no block node "${DISK_NODE}"`);
+    return disk.image['virtual-size'];
   }
 
   /** Ends QEMU: by `quit`, or by signals when it does not answer. */
@@ -338,6 +346,12 @@ export class Qemu {
       await sleep(20);
     }
   }
+}
+
+/** Of QMP's answer to query-named-block-nodes, as far as it is used. */
+interface BlockNode {
+  'node-name': string;
+  image: { 'virtual-size': number };
 }
 
 /** QMP's answer to query-migrate, as far as it is used. */

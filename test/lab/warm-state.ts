@@ -15,6 +15,7 @@ import {
 } from './guest-profiles.ts';
 import { LocalNode } from './local-node.ts';
 import { countPagesOnDisk, type MemoryStatistics } from './memory-statistics.ts';
+import { losesWrites, oddMemoryKib } from './odd-memory.ts';
 import { Qemu, type QemuStartOptions } from './qemu.ts';
 import type { QemuStart } from './qemu-arguments.ts';
 import { ensureRoot, type RootSuite } from './roots.ts';
@@ -46,6 +47,9 @@ export interface WarmState {
   memory: MemoryStatistics;
   qemuVersion: string;
 }
+
+/** From its saved state, or by a migration. */
+export type GuestStart = { readonly kind: 'state' } | Extract<QemuStart, { kind: 'incoming' }>;
 
 /** The part of QEMU's options that is a run's own. Paths are as seen from inside the root. */
 export interface GuestPlace {
@@ -81,13 +85,14 @@ export async function ensureWarmState(
     disk.digest,
     profile.memoryMiB,
     profileKernelArguments(profile),
+    ...(losesWrites(suite) ? ['odd memory'] : []),
   ];
   const directory = await ensureBuilt(
     join(GUESTS_DIRECTORY, `state-${suite}-${recipeDigest(recipe)}`),
     async (path) => {
       say(`booting a '${profileName}' guest under QEMU of ${suite} to save its warm state`);
       await mkdir(path, { recursive: true });
-      await saveWarmState(path, { profile, root, kernel, diskPath: disk.path });
+      await saveWarmState(path, { profile, suite, root, kernel, diskPath: disk.path });
     },
   );
   const saved = JSON.parse(await readFile(join(directory, 'saved.json'), 'utf8')) as SavedFacts;
@@ -109,16 +114,14 @@ export async function copyDisk(state: WarmState, path: string): Promise<void> {
   await runCommand(['cp', '--sparse=always', state.diskTemplatePath, path]);
 }
 
-/** QEMU's options for starting this guest from its saved state, or for receiving it. */
+/** QEMU's options for this guest. */
 export function guestOptions(
   state: WarmState,
   place: GuestPlace,
-  start: { kind: 'state' } | { kind: 'incoming' },
+  start: GuestStart,
 ): QemuStartOptions {
   const from: QemuStart =
-    start.kind === 'state'
-      ? { kind: 'state', path: state.statePath, savedBy: state.qemuVersion }
-      : { kind: 'incoming' };
+    start.kind === 'state' ? { kind: 'state', path: state.statePath, savedBy: state.qemuVersion } : start;
   return { ...place, ...machineOptions(state), start: from };
 }
 
@@ -127,21 +130,26 @@ interface SavedFacts {
   qemuVersion: string;
 }
 
-function machineOptions(of: { profile: GuestProfile; root: string; kernel: GuestKernel }) {
+interface Machine {
+  readonly profile: GuestProfile;
+  readonly suite: RootSuite;
+  readonly root: string;
+  readonly kernel: GuestKernel;
+}
+
+function machineOptions(of: Machine) {
   return {
     root: of.root,
     kernelPath: of.kernel.kernelPath,
     initrdPath: of.kernel.initrdPath,
     kernelArguments: profileKernelArguments(of.profile),
     memoryMiB: of.profile.memoryMiB,
+    ...(losesWrites(of.suite) ? { memoryKib: oddMemoryKib(of.profile.memoryMiB) } : {}),
     machine: MACHINE,
   };
 }
 
-async function saveWarmState(
-  directory: string,
-  of: { profile: GuestProfile; root: string; kernel: GuestKernel; diskPath: string },
-): Promise<void> {
+async function saveWarmState(directory: string, of: Machine & { diskPath: string }): Promise<void> {
   const node = await LocalNode.start([GUESTS_DIRECTORY]);
   const observer = new GuestObserver();
   const diskPath = join(directory, 'disk.img');
