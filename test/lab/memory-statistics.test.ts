@@ -46,7 +46,10 @@ describe('countPagesOnDisk', () => {
 
 describe('compareDumps', () => {
   it('tells how many pages differ, and where the first lie', async () => {
-    const a = await file('a', Array.from({ length: 3000 }, () => page(1)));
+    const a = await file(
+      'a',
+      Array.from({ length: 3000 }, () => page(1)),
+    );
     const b = await file(
       'b',
       Array.from({ length: 3000 }, (_, at) => page(1, at === 2 || at >= 2980 ? 9 : 1)),

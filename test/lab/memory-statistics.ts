@@ -65,7 +65,8 @@ export async function compareDumps(pathA: string, pathB: string): Promise<Memory
       const [lengthA, lengthB] = await Promise.all([readFully(a, chunks[0]), readFully(b, chunks[1])]);
       if (lengthA !== lengthB) throw new Error(`${pathA} and ${pathB} have not the same length`);
       for (let offset = 0; offset < lengthA; offset += PAGE_BYTES) {
-        if (chunks[0].compare(chunks[1], offset, offset + PAGE_BYTES, offset, offset + PAGE_BYTES) === 0) continue;
+        if (chunks[0].compare(chunks[1], offset, offset + PAGE_BYTES, offset, offset + PAGE_BYTES) === 0)
+          continue;
         pages++;
         if (firstAddresses.length < MOST_ADDRESSES) firstAddresses.push(at + offset);
       }

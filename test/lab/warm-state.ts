@@ -115,11 +115,7 @@ export async function copyDisk(state: WarmState, path: string): Promise<void> {
 }
 
 /** QEMU's options for this guest. */
-export function guestOptions(
-  state: WarmState,
-  place: GuestPlace,
-  start: GuestStart,
-): QemuStartOptions {
+export function guestOptions(state: WarmState, place: GuestPlace, start: GuestStart): QemuStartOptions {
   const from: QemuStart =
     start.kind === 'state' ? { kind: 'state', path: state.statePath, savedBy: state.qemuVersion } : start;
   return { ...place, ...machineOptions(state), start: from };

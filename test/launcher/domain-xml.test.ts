@@ -44,6 +44,15 @@ describe('domainXml', () => {
     );
   });
 
+  it('gives QEMU a memory that libvirt cannot express', () => {
+    expect(domainXml(OPTIONS)).not.toContain('odd.ram');
+    const xml = domainXml({ ...OPTIONS, memoryKib: 262_152 });
+    expect(xml).toContain("<memory unit='MiB'>256</memory>");
+    expect(xml).toContain("value='memory-backend-ram,id=odd.ram,size=268443648'");
+    expect(xml).toContain("value='memory-backend=odd.ram'");
+    expect(xml).toContain("value='size=262152k'");
+  });
+
   it('gives every volume a disk of its own, uncached as on shared storage', () => {
     const xml = domainXml(OPTIONS);
     expect(xml.match(/<target dev='vd[a-z]' bus='virtio'\/>/g)).toEqual([

@@ -18,6 +18,8 @@ export interface DomainOptions {
   readonly vcpus: number;
   readonly hotplug?: DomainHotplug;
   readonly hugePages?: boolean;
+  /** The VM's memory in place of memoryMib, when it is to be no whole number of MiB (libvirt knows none): see odd-memory.ts. */
+  readonly memoryKib?: number;
   /** A versioned machine type, the same on both sides: `pc-q35-10.0`. */
   readonly machine: string;
   readonly disks: readonly { readonly name: string; readonly file: string }[];
@@ -39,6 +41,8 @@ export interface DomainOptions {
 const HOTPLUG_BLOCK_KIB = 2048;
 /** A slot of the root bus that libvirt does not use by itself for so small a machine. */
 const BEACON_SLOT = '0x1e';
+/** QEMU's name of memory that libvirt does not know of; its own stays unused. */
+const ODD_RAM = 'odd.ram';
 /** Arbitrary, locally administered, and the same on both sides. */
 const BEACON_MAC = '52:54:00:6e:61:73';
 
@@ -127,6 +131,14 @@ function diskXml(disk: { name: string; file: string }, index: number, queueSize:
 
 function commandLine(options: DomainOptions): string[] {
   const line = ['-qmp', `unix:${options.qmpSocket},server=on,wait=off`];
+  if (options.memoryKib !== undefined) {
+    const bytes = options.memoryKib * 1024;
+    line.push(
+      ...['-object', `memory-backend-ram,id=${ODD_RAM},size=${bytes}`],
+      ...['-machine', `memory-backend=${ODD_RAM}`],
+      ...['-m', `size=${options.memoryKib}k`],
+    );
+  }
   if (options.beaconSocket !== undefined) {
     line.push(
       ...['-netdev', `stream,id=net0,server=off,addr.type=unix,addr.path=${options.beaconSocket}`],
