@@ -39,6 +39,7 @@ function keep(
   readable: () => readonly Volume[] = () => volumes.readable,
   progressLogMs = 30_000,
   renewAfterMs = 60_000,
+  retryMs = 60_000,
 ): void {
   log = [];
   logged = [];
@@ -57,7 +58,7 @@ function keep(
       log.push(event);
       logged.push({ event, ...values });
     },
-    ...{ progressLogMs, renewAfterMs },
+    ...{ progressLogMs, renewAfterMs, retryMs },
     onReady: () => {
       ready += 1;
     },
@@ -188,6 +189,43 @@ describe('IndexKeeper', () => {
     expect(keeper.grows).toBe(true);
     keeper.configure({ build: 'inherit' });
     expect(keeper.grows).toBe(false);
+  });
+
+  it('reads a volume that failed again, ever more rarely, and no other', async () => {
+    mkdirSync(join(directory, 'data'));
+    const data = randomBytes(BLOCKS * 4096);
+    writeFileSync(join(directory, 'data/disk.img'), data);
+    await volumes.open();
+    truncateSync(join(directory, 'data/disk.img'), 4096);
+    keep({}, undefined, undefined, undefined, 20);
+    keeper.start();
+    const startedMs = performance.now();
+    const bytesOf = () => logged.map(({ nasBytes }) => nasBytes as number);
+    await eventually(() => bytesOf().length).toBeGreaterThanOrEqual(5);
+    expect(performance.now() - startedMs).toBeGreaterThan(20 + 40 + 80 + 160);
+    expect(keeper.status().ready).toBe(false);
+    const [first = 0, ...later] = bytesOf();
+    expect(first).toBeGreaterThanOrEqual((BLOCKS / 8) * 4096);
+    // Of the volume that failed what it has; of the other nothing.
+    expect(Math.max(...later)).toBeLessThanOrEqual(4096);
+    writeFileSync(join(directory, 'data/disk.img'), data);
+    await eventually(() => keeper.status()).toMatchObject({ ready: true, blocks: BLOCKS / 4 });
+    const read = keeper.status().nasReadBytes;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(keeper.status().nasReadBytes).toBe(read);
+  });
+
+  it('reads all volumes again when more is asked for, also those that were sampled', async () => {
+    mkdirSync(join(directory, 'data'));
+    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+    await volumes.open();
+    truncateSync(join(directory, 'data/disk.img'), 4096);
+    keep();
+    keeper.start();
+    await eventually(() => log).toEqual(['index sampled']);
+    keeper.configure({ build: 'full' });
+    await eventually(() => log).toEqual(['index sampled', 'index configured', 'index built']);
+    expect(keeper.status().blocks).toBeGreaterThanOrEqual(BLOCKS);
   });
 
   it('has no index without memory for one', async () => {

@@ -8,8 +8,10 @@ import type { BuildProgress, BuildResult } from '../index/index-builder.ts';
 import type { Volume } from '../nas/volume.ts';
 import type { AgentConfig } from './agent-config.ts';
 
-/** After a sampling that failed (a NAS that was away) the next one is tried so much later. */
+/** After a volume that failed (a NAS that was away) it is tried again so much later, twice as much after each further failure, */
 const RETRY_MS = 10 * 60_000;
+/** and at most so much. */
+const RETRY_MOST_MS = 6 * 3_600_000;
 
 /** The guest reads other files in time, which nobody looks for in an inherited index: after this long it is added to as if there were none. */
 const RENEW_AFTER_MS = 24 * 3_600_000;
@@ -28,6 +30,8 @@ export interface IndexKeeperOptions {
   readonly progressLogMs?: number;
   /** Shorter in tests. */
   readonly renewAfterMs?: number;
+  /** Shorter in tests. */
+  readonly retryMs?: number;
 }
 
 export class IndexKeeper {
@@ -36,6 +40,9 @@ export class IndexKeeper {
   /** The volumes that #index is about. */
   #indexed: readonly Volume[] = [];
   #leftOut: readonly string[] = [];
+  /** Numbers of the volumes that have been read to the end, as #build asks for it. */
+  readonly #done = new Set<number>();
+  #failedBuilds = 0;
   /** Sampled to the end, or inherited. */
   #complete = false;
   /** When what was inherited is added to. */
@@ -123,7 +130,10 @@ export class IndexKeeper {
     this.#build = build;
     this.#bytesPerSecond = bytesPerSecond;
     // A sample is not what is asked for any longer; what it found stays.
-    if (isMore) this.#complete = false;
+    if (isMore) {
+      this.#complete = false;
+      this.#done.clear();
+    }
     this.#sampling?.abort();
     this.#buildIn(this.#options.config.delayMs);
   }
@@ -173,6 +183,8 @@ export class IndexKeeper {
   #forget(): void {
     this.#volumesChangedMeanwhile = false;
     this.#index = undefined;
+    this.#done.clear();
+    this.#failedBuilds = 0;
     this.#complete = false;
     this.#renewAtMs = undefined;
     this.#sampledOneIn = 1;
@@ -241,9 +253,10 @@ export class IndexKeeper {
       ]);
       if (index === undefined || stop.signal.aborted) return;
       if (!isFull) this.#sampledOneIn = config.oneIn;
+      // What was inherited is renewed as a whole.
+      if (this.#complete) this.#done.clear();
       const options = {
-        index,
-        volumes: this.#indexed,
+        ...{ index, volumes: this.#indexed, skip: this.#done },
         bytesPerSecond: this.#bytesPerSecond,
         signal: stop.signal,
         onProgress: this.#progressLog(isFull),
@@ -254,7 +267,7 @@ export class IndexKeeper {
       this.#made(built, index, isFull);
     } catch (error) {
       log('index was not made', { error: error instanceof Error ? error.message : String(error) });
-      this.#buildIn(RETRY_MS);
+      this.#buildAgain();
     } finally {
       if (this.#sampling === stop) this.#sampling = undefined;
     }
@@ -287,11 +300,23 @@ export class IndexKeeper {
       full: built.full,
       failures: built.failures.map((failure) => failure.message),
     });
-    const isWhole = built.failures.length === 0;
+    const failed = new Set(built.failures.map(({ volume }) => volume));
+    this.#indexed.forEach(({ name }, v) => {
+      if (!failed.has(name)) this.#done.add(v);
+    });
+    const isWhole = failed.size === 0;
     // What was inherited serves without what could not be read now; that is tried again when it would be renewed again.
     this.#renewAtMs = this.#complete && !isWhole ? this.#renewalMs() : undefined;
     this.#complete ||= isWhole;
     if (this.#complete) this.#options.onReady?.();
-    this.#buildIn(RETRY_MS);
+    if (isWhole) this.#failedBuilds = 0;
+    else this.#buildAgain();
+  }
+
+  /** After a failure; what was inherited waits for its renewal at least. */
+  #buildAgain(): void {
+    const { retryMs = RETRY_MS } = this.#options;
+    this.#buildIn(Math.min(retryMs * 2 ** this.#failedBuilds, RETRY_MOST_MS));
+    this.#failedBuilds += 1;
   }
 }

@@ -101,6 +101,25 @@ describe('buildFull', () => {
     expect(foundBlocks(index, volumes, 2)).toHaveLength(300);
   });
 
+  it('does not read what it is told to skip', async () => {
+    const volumes = [
+      new MemoryVolume('a', patternBlocks(300, 4)),
+      new MemoryVolume('b', patternBlocks(300, 5)),
+    ];
+    for (const build of [buildFull, buildSample]) {
+      const index = makeIndex(volumes);
+      let last: BuildProgress | undefined;
+      const onProgress = (progress: BuildProgress) => {
+        last = progress;
+      };
+      await build({ index, volumes, skip: new Set([0]), onProgress });
+      expect(foundBlocks(index, volumes, 0)).toEqual([]);
+      expect(foundBlocks(index, volumes, 1).length).toBeGreaterThanOrEqual(30);
+      expect(last?.bytesTotal).toBe(last?.bytesRead);
+    }
+    expect((volumes[0] as MemoryVolume).reads).toEqual([]);
+  });
+
   it('tells when the index is full', async () => {
     const volume = new MemoryVolume('a', patternBlocks(1024, 3));
     const index = BlockIndex.create({

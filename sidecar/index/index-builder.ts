@@ -13,6 +13,8 @@ export interface BuildOptions {
   readonly index: BlockIndex;
   /** The volumes of the index, in its order. */
   readonly volumes: readonly BlockVolume[];
+  /** Volumes, by their numbers, that are not read. Default: none. */
+  readonly skip?: ReadonlySet<number>;
   /** Most bytes a second to read; 0, the default, for no limit. */
   readonly bytesPerSecond?: number;
   readonly signal?: AbortSignal;
@@ -67,9 +69,9 @@ const PROGRESS_MS = 250;
 /** Reads every block of every volume, in order. Resolves also when aborted or when a volume fails. */
 export async function buildFull(options: BuildOptions): Promise<BuildResult> {
   const build = new Build(options, FULL_READ_BLOCKS, FULL_READS_AHEAD, FULL_READS_AHEAD);
-  for (const volume of options.volumes) build.bytesTotal += volume.blockCount * BLOCK_BYTES;
-  for (let v = 0; v < options.volumes.length; v++) {
-    const blocks = options.volumes[v]?.blockCount ?? 0;
+  const wanted = wantedVolumes(options);
+  for (const { blocks } of wanted) build.bytesTotal += blocks * BLOCK_BYTES;
+  for (const { v, blocks } of wanted) {
     for (let block = 0; block < blocks && !build.over(v); block += FULL_READ_BLOCKS) {
       const count = Math.min(FULL_READ_BLOCKS, blocks - block);
       await build.request([{ volume: v, block, count, offset: 0, stride: BLOCK_BYTES }]);
@@ -88,10 +90,9 @@ export async function buildSample(options: SampleOptions): Promise<BuildResult> 
     throw new RangeError(`one block in ${oneIn} cannot be sampled: use a whole number from 1 on`);
   const regionBlocks = oneIn * Math.max(1, Math.floor(MOST_REGION_BLOCKS / oneIn));
   const build = new Build(options, 1, SAMPLES_IN_FLIGHT, SAMPLE_REQUESTS_AHEAD);
-  const { volumes } = options;
-  for (const volume of volumes) build.bytesTotal += Math.ceil(volume.blockCount / oneIn) * BLOCK_BYTES;
-  for (let v = 0; v < volumes.length; v++) {
-    const blocks = volumes[v]?.blockCount ?? 0;
+  const wanted = wantedVolumes(options);
+  for (const { blocks } of wanted) build.bytesTotal += Math.ceil(blocks / oneIn) * BLOCK_BYTES;
+  for (const { v, blocks } of wanted) {
     const regions = Math.ceil(blocks / regionBlocks);
     const used = new Uint8Array(regions);
     build.onSample = (block, zero) => {
@@ -116,6 +117,11 @@ export async function buildSample(options: SampleOptions): Promise<BuildResult> 
     await build.drain();
   }
   return build.finish();
+}
+
+/** By number, with their sizes in blocks. */
+function wantedVolumes({ volumes, skip }: BuildOptions): { readonly v: number; readonly blocks: number }[] {
+  return volumes.flatMap(({ blockCount }, v) => (skip?.has(v) ? [] : [{ v, blocks: blockCount }]));
 }
 
 /** One build under way: a few requests ahead, each with a buffer of its own, hashed in the order of their sending. */
