@@ -17,6 +17,7 @@ function run(caseId: string, changes: Partial<BenchRun> = {}): BenchRun {
     ...{ linkBytes: 1000 * MIB, nasBytes: 2 * MIB, sourceNasBytes: MIB, indexNasBytes: 0 },
     growthNasBytes: 0,
     ...{ totalMs: 40_000, downtimeMs: 300, guestGapMs: 320, cpuSeconds: 0, streamBytes: 1000 * MIB },
+    ...{ labCpuSeconds: 12, busyShare: 0.25 },
     ...{ referencePages: null, literalPages: null, resentPages: null, declinedPages: null },
     ...{ referencesOff: null, isPlainFaster: false, writtenSinceIndex: 0, loadAverage: 1 },
     ...changes,
@@ -52,6 +53,7 @@ describe('recordsOf', () => {
       ...{ method: 'nas', guest: 'warm', channels: 8, linkMbit: 200, nasMbit: 2000 },
       ...{ linkBytes: 50 * MIB, nasBytes: 900 * MIB, indexNasBytes: 280 * MIB, totalMs: 9000 },
       ...{ downtimeMs: 300, guestGapMs: 320, cpuSeconds: 2.5, streamBytes: 1000 * MIB, converged: true },
+      ...{ labCpuSeconds: 12, busyShare: 0.25 },
     });
   });
 
@@ -105,7 +107,7 @@ describe('tables', () => {
   it('give ratios to plain with the same guest and rates', () => {
     const [, , , nas] = benchTable(records()).split('\n');
     expect(nas).toBe(
-      '| warm | 200, 2000 | nas | 50.0 | 20.0 x | 8.00 | 5.0 x | 300 | 320 | 900.0 | 250.0 | 2.50 |',
+      '| warm | 200, 2000 | nas | 50.0 | 20.0 x | 8.00 | 5.0 x | 300 | 320 | 900.0 | 250.0 | 2.50 | 12.0 | 25 % |',
     );
   });
 

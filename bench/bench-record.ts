@@ -22,6 +22,10 @@ export interface BenchRecord {
   readonly guestGapMs: number | null;
   /** Of both sidecars; 0 without. */
   readonly cpuSeconds: number;
+  /** Of everything that runs in the lab: both QEMUs, NAS, proxies, recorders, sidecars. */
+  readonly labCpuSeconds: number;
+  /** Share of the machine's CPU time that was not idle, 0 to 1. */
+  readonly busyShare: number;
   readonly streamBytes: number;
   /** False when half of the runs or more were cancelled after the time limit. */
   readonly converged: boolean;
@@ -73,6 +77,8 @@ function recordOf(one: BenchCase, runs: readonly BenchRun[], plain: readonly Ben
     downtimeMs: converged ? over((run) => run.downtimeMs) : null,
     guestGapMs: converged ? over((run) => run.guestGapMs) : null,
     cpuSeconds: over((run) => run.cpuSeconds) ?? 0,
+    labCpuSeconds: over((run) => run.labCpuSeconds) ?? 0,
+    busyShare: over((run) => run.busyShare) ?? 0,
     streamBytes: over((run) => run.streamBytes) ?? 0,
     converged,
     ...(variant === undefined ? {} : { variant }),

@@ -39,6 +39,10 @@ const Run = z.object({
   isPlainFaster: z.boolean().default(false),
   /** What the guest wrote to its disk between index and migration. */
   writtenSinceIndex: z.number(),
+  /** Of everything that runs in the lab: both QEMUs, NAS, proxies, recorders, sidecars. */
+  labCpuSeconds: z.number().default(0),
+  /** Share of this machine's CPU time that was not idle. */
+  busyShare: z.number().default(0),
   /** Everybody's on this machine, at the end of the run: above 2 or 3 times the CPUs, others were at work. */
   loadAverage: z.number(),
 });
@@ -78,6 +82,8 @@ export function runOf(caseId: string, measured: Measurement, at: Date, loadAvera
     referencesOff: measured.referencesOff,
     isPlainFaster: sidecars?.source.isPlainFaster === true,
     writtenSinceIndex: measured.writtenSinceIndex,
+    labCpuSeconds: measured.labCpuSeconds,
+    busyShare: measured.busyShare,
     loadAverage: Math.round(loadAverage * 100) / 100,
   };
 }

@@ -54,7 +54,15 @@ export function benchTable(records: readonly BenchRecord[]): string {
       'total s',
       'shorter than plain',
     ],
-    ...['downtime ms', 'guest gap ms', 'NAS MiB', 'of it and before for the index', 'sidecar CPU s'],
+    ...[
+      'downtime ms',
+      'guest gap ms',
+      'NAS MiB',
+      'of it and before for the index',
+      'sidecar CPU s',
+      'all CPU s',
+      'busy',
+    ],
   ];
   const rows = records.map((record) => {
     const plain = plainOf(record, records);
@@ -76,6 +84,8 @@ export function benchTable(records: readonly BenchRecord[]): string {
       isOurs ? mebibytes(record.nasBytes) : '',
       isOurs ? mebibytes(record.indexNasBytes) : '',
       isOurs ? record.cpuSeconds.toFixed(2) : '',
+      record.labCpuSeconds.toFixed(1),
+      `${Math.round(100 * record.busyShare)} %`,
     ];
   });
   return markdown([head, head.map(() => '---'), ...rows]);

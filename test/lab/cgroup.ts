@@ -88,12 +88,17 @@ export class ProcessCgroup {
     return group;
   }
 
+  /** The group above those of all processes of a run; none is in it itself. */
+  static ofRun(layout: CgroupLayout, runId: string): ProcessCgroup {
+    return new ProcessCgroup(layout, join(LAB_GROUP, runId));
+  }
+
   /** A process joins by writing its pid into each of these. */
   procsFiles(): string[] {
     return this.directories().map((directory) => join(directory, 'cgroup.procs'));
   }
 
-  /** CPU time of everything that ever ran in the group, user and system, in seconds. */
+  /** CPU time of everything that ever ran in the group and those below it, user and system, in seconds. */
   async cpuSeconds(): Promise<number> {
     if (this.layout.version === 1) {
       return Number(await readFile(join(this.layout.cpuacct, this.name, 'cpuacct.usage'), 'utf8')) / 1e9;

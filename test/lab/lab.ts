@@ -4,7 +4,7 @@
 
 import { cp, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type CgroupLayout, detectCgroups } from './cgroup.ts';
+import { type CgroupLayout, detectCgroups, ProcessCgroup } from './cgroup.ts';
 import { DiskMount } from './disk-mount.ts';
 import { ensureHostTools } from './host-tools.ts';
 import { readTraffic, type Traffic } from './interface-counters.ts';
@@ -133,6 +133,11 @@ export class Lab {
     const { source, target } = this.parts.writeCounters;
     const [sourceBytes, targetBytes] = await Promise.all([source.bytes(), target.bytes()]);
     return { source: sourceBytes, target: targetBytes };
+  }
+
+  /** CPU time of all processes of the run since the start: QEMUs, NAS, proxies, recorders, sidecars. */
+  cpuSeconds(): Promise<number> {
+    return ProcessCgroup.ofRun(this.parts.cgroups, this.run.id).cpuSeconds();
   }
 
   /** Ends and removes everything of this run. With `keepLogsIn` the logs of all processes are copied there first. */

@@ -83,6 +83,10 @@ export interface Measurement {
   /** Why the source sent no more references from some moment on; null when it did to the end. */
   readonly referencesOff: string | null;
   readonly sidecarCpuSeconds: { readonly source: number; readonly target: number } | null;
+  /** Of all processes of the lab during the migration. */
+  readonly labCpuSeconds: number;
+  /** Share of the machine's CPU time that was not idle during the migration, whoever used it. */
+  readonly busyShare: number;
 }
 
 /** Runs the scenario from the saved warm state to the guest's self-check on the other side. */

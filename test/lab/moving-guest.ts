@@ -5,6 +5,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { chown, rm } from 'node:fs/promises';
 import { pathExists } from './build-cache.ts';
+import { BusyShare } from './busy-share.ts';
 import { GuestObserver } from './guest-observer.ts';
 import { compareStreams, identicalStreams } from './identical-streams.ts';
 import { type Traffic, trafficBetween } from './interface-counters.ts';
@@ -116,12 +117,16 @@ export class MovingGuest {
     const writtenBefore = await this.#written();
     const indexAgeSeconds =
       sidecars === null ? 0 : (performance.now() - sidecars.madeAtMs) / MILLISECONDS_PER_SECOND;
+    const labCpuBefore = await this.lab.cpuSeconds();
+    const busy = new BusyShare();
     const before = await this.lab.traffic();
     const timeline = LinkTimeline.start(this.lab.node(from));
     const outcome = await this.#migrate(source, target, path, settings, sidecars, onProgress).finally(() =>
       timeline.end(),
     );
     const used = trafficBetween(before, await this.lab.traffic());
+    const busyShare = busy.end();
+    const labCpuSeconds = (await this.lab.cpuSeconds()) - labCpuBefore;
     const cpuAfter = sidecars === null ? null : await cpuSeconds(sidecars);
     const written = (await this.#written()) - writtenBefore;
     const converged = outcome.status === 'completed';
@@ -174,6 +179,7 @@ export class MovingGuest {
         cpuBefore === null || cpuAfter === null
           ? null
           : { source: cpuAfter.source - cpuBefore.source, target: cpuAfter.target - cpuBefore.target },
+      ...{ labCpuSeconds, busyShare },
     };
   }
 

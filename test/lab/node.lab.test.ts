@@ -71,6 +71,8 @@ test('CPU seconds are counted for the process and what it starts, and stay reada
   const seconds = await process.cgroup.cpuSeconds();
   expect(seconds).toBeGreaterThan(0.05);
   expect(seconds).toBeLessThan(30);
+  // The run's figure has it too.
+  expect(await lab.cpuSeconds()).toBeGreaterThan(seconds);
 });
 
 test('a process over its memory limit is ended by the kernel', async () => {
