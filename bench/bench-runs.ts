@@ -40,9 +40,9 @@ const Run = z.object({
   /** What the guest wrote to its disk between index and migration. */
   writtenSinceIndex: z.number(),
   /** Of everything that runs in the lab: both QEMUs, NAS, proxies, recorders, sidecars. */
-  labCpuSeconds: z.number().default(0),
+  labCpuSeconds: z.number(),
   /** Share of this machine's CPU time that was not idle. */
-  busyShare: z.number().default(0),
+  busyShare: z.number(),
   /** Everybody's on this machine, at the end of the run: above 2 or 3 times the CPUs, others were at work. */
   loadAverage: z.number(),
 });

@@ -99,7 +99,7 @@ try {
     ['sampled', buildSample],
   ] as const) {
     const fresh = BlockIndex.create({ volumes: [volume], seed: randomSeed(), budgetBytes: 2 ** 26 });
-    const result = await build({ index: fresh, volumes: [volume] });
+    const result = await build({ index: fresh, volume, number: 0 });
     const rate = (result.bytesRead / result.seconds / 1e6).toFixed(0);
     console.log(
       `build ${what}: ${fresh.count} blocks, ${result.reads} reads, ${result.seconds.toFixed(2)} s, ${rate} MB/s`,

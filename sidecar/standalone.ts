@@ -89,16 +89,19 @@ async function prepareIndex(
   if (kind === 'inherit') facts.kind = 'inherited';
   if (kind === 'full' || kind === 'sampled') {
     const onProgress = (progress: BuildProgress): void => tell('index', progress);
-    const built =
-      kind === 'full'
-        ? await buildFull({ index, volumes, bytesPerSecond, onProgress })
-        : await buildSample({ index, volumes, bytesPerSecond, oneIn, onProgress });
-    Object.assign(facts, { kind, nasBytes: built.bytesRead, seconds: built.seconds, entries: index.count });
+    let [nasBytes, seconds] = [0, 0];
+    for (const [number, volume] of volumes.entries()) {
+      const options = { index, volume, number, bytesPerSecond, onProgress };
+      const built = kind === 'full' ? await buildFull(options) : await buildSample({ ...options, oneIn });
+      nasBytes += built.bytesRead;
+      seconds += built.seconds;
+    }
+    Object.assign(facts, { kind, nasBytes, seconds, entries: index.count });
     if (file !== undefined) {
       const provenance = {
         kind,
-        nasBytes: built.bytesRead,
-        seconds: built.seconds,
+        nasBytes,
+        seconds,
         completedAtMs: Date.now(),
       };
       await saveIndex(file, index, provenance).catch((error: Error) => {

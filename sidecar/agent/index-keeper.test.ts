@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { indexStatusSchema } from '../../control/messages.ts';
-import type { Volume } from '../nas/volume.ts';
-import { IndexKeeper } from './index-keeper.ts';
+import type { ReadDone, Volume } from '../nas/volume.ts';
+import { IndexKeeper, retryDelayMs } from './index-keeper.ts';
 import { PodVolumes } from './pod-volumes.ts';
 
 const BLOCKS = 512;
@@ -210,9 +210,74 @@ describe('IndexKeeper', () => {
     expect(Math.max(...later)).toBeLessThanOrEqual(4096);
     writeFileSync(join(directory, 'data/disk.img'), data);
     await eventually(() => keeper.status()).toMatchObject({ ready: true, blocks: BLOCKS / 4 });
-    const read = keeper.status().nasReadBytes;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    expect(keeper.status().nasReadBytes).toBe(read);
+  });
+
+  it('waits twice as long after each further failure, at most an hour', () => {
+    const minutes = [1, 2, 3, 4, 5, 500].map((failed) => retryDelayMs(failed) / 60_000);
+    expect(minutes).toEqual([10, 20, 40, 60, 60, 60]);
+  });
+
+  it('asks a volume that does not answer for no more, and reads the others', async () => {
+    mkdirSync(join(directory, 'data'));
+    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+    await volumes.open();
+    const [data, root] = volumes.readable as [Volume, Volume];
+    let asked = 0;
+    let answers = false;
+    // What came back did so with an error; what did not is told by readsUnderWay.
+    const hanging = new Proxy(data, {
+      get(volume, name) {
+        if (name === 'readsUnderWay') return answers ? 0 : 3;
+        if (name !== 'read') return Reflect.get(volume, name, volume);
+        return (into: Uint8Array, length: number, position: number, done: ReadDone) => {
+          asked += 1;
+          if (answers) volume.read(into, length, position, done);
+          else setTimeout(() => done(new Error('EIO'), 0), 1);
+        };
+      },
+    });
+    keep({}, () => [hanging, root], undefined, undefined, 20);
+    keeper.start();
+    await eventually(() => log.length).toBeGreaterThanOrEqual(1);
+    const askedOnce = asked;
+    await eventually(() => log.length).toBeGreaterThanOrEqual(4);
+    expect(askedOnce).toBeGreaterThan(0);
+    expect(asked).toBe(askedOnce);
+    expect(keeper.status()).toMatchObject({ ready: false, blocks: BLOCKS / 8 });
+    expect(logged.map(({ nasBytes }) => nasBytes).slice(0, 3)).toEqual([(BLOCKS / 8) * 4096, 0, 0]);
+    answers = true;
+    await eventually(() => keeper.status()).toMatchObject({ ready: true, blocks: BLOCKS / 4 });
+  });
+
+  it('renews all that was inherited, also after a sample, and of a volume that failed then nothing but that', async () => {
+    mkdirSync(join(directory, 'data'));
+    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+    await volumes.open();
+    keep({}, undefined, undefined, 100, 20);
+    keeper.start();
+    await eventually(() => log).toEqual(['index sampled']);
+    keeper.inherited();
+    truncateSync(join(directory, 'data/disk.img'), 4096);
+    await eventually(() => logged.length).toBeGreaterThanOrEqual(4);
+    const [sampled, renewed, ...later] = logged.map(({ nasBytes }) => nasBytes as number);
+    expect(sampled).toBe((BLOCKS / 4) * 4096);
+    expect(renewed).toBeGreaterThanOrEqual((BLOCKS / 8) * 4096);
+    expect(Math.max(...later)).toBeLessThanOrEqual(4096);
+  });
+
+  it('does not read again what it has read when a migration came in between', async () => {
+    mkdirSync(join(directory, 'data'));
+    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+    await volumes.open();
+    // Two reads of a MiB each volume, half a second between them.
+    keep({ build: 'full', bytesPerSecond: 2 * 2 ** 20 });
+    keeper.start();
+    await eventually(() => keeper.status().blocks).toBeGreaterThan(BLOCKS);
+    keeper.pause();
+    keeper.resume();
+    await eventually(() => keeper.status().ready).toBe(true);
+    expect(keeper.status().blocks).toBe(2 * BLOCKS);
+    expect(keeper.status().nasReadBytes).toBeLessThan(3 * BLOCKS * 4096);
   });
 
   it('reads all volumes again when more is asked for, also those that were sampled', async () => {
@@ -299,19 +364,25 @@ describe('IndexKeeper', () => {
     expect(keeper.status()).toMatchObject({ blocks: 1, ready: true });
   });
 
-  it('keeps what a migration brought, without the volume that came later, where nothing else makes an index', async () => {
-    keep({ build: 'inherit' });
-    keeper.pause();
-    const found = await keeper.forMigration();
-    found?.index.add(0, 3, 1, 2);
-    keeper.inherited();
-    mkdirSync(join(directory, 'data'));
-    writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
-    expect(await volumes.open()).toBe(true);
-    keeper.volumesChanged();
-    keeper.resume();
-    expect(keeper.status()).toMatchObject({ blocks: 1 });
-  });
+  it.each(['while a migration is armed', 'afterwards'])(
+    'keeps what a migration brought, without the volume that came later, %s, until more than that is asked for',
+    async (when) => {
+      keep({ build: 'inherit' });
+      keeper.pause();
+      const found = await keeper.forMigration();
+      found?.index.add(0, 3, 1, 2);
+      keeper.inherited();
+      if (when === 'afterwards') keeper.resume();
+      mkdirSync(join(directory, 'data'));
+      writeFileSync(join(directory, 'data/disk.img'), randomBytes(BLOCKS * 4096));
+      expect(await volumes.open()).toBe(true);
+      keeper.volumesChanged();
+      if (when !== 'afterwards') keeper.resume();
+      expect(keeper.status()).toMatchObject({ blocks: 1 });
+      keeper.configure({ build: 'full' });
+      await eventually(() => keeper.status()).toMatchObject({ ready: true, blocks: 2 * BLOCKS });
+    },
+  );
 
   it('reads whole volumes where that is asked for, and goes on from a sample to it', async () => {
     keep();

@@ -4,14 +4,15 @@
 
 import type { Configure, IndexBuild, IndexStatus } from '../../control/messages.ts';
 import type { BlockIndex } from '../index/block-index.ts';
-import type { BuildProgress, BuildResult } from '../index/index-builder.ts';
+import type { BuildProgress } from '../index/index-builder.ts';
+import type { NasError } from '../nas/nas-error.ts';
 import type { Volume } from '../nas/volume.ts';
 import type { AgentConfig } from './agent-config.ts';
 
-/** After a volume that failed (a NAS that was away) it is tried again so much later, twice as much after each further failure, */
+/** After a volume has failed (a NAS that was away) it is read again so much later. */
 const RETRY_MS = 10 * 60_000;
-/** and at most so much. */
-const RETRY_MOST_MS = 6 * 3_600_000;
+/** After each further failure it is twice as much, up to this. */
+const RETRY_MOST_MS = 3_600_000;
 
 /** The guest reads other files in time, which nobody looks for in an inherited index: after this long it is added to as if there were none. */
 const RENEW_AFTER_MS = 24 * 3_600_000;
@@ -34,14 +35,21 @@ export interface IndexKeeperOptions {
   readonly retryMs?: number;
 }
 
+/** How long to wait after so many builds in a row in which a volume failed, the last one included. */
+export function retryDelayMs(failedBuilds: number, firstMs = RETRY_MS): number {
+  return Math.min(firstMs * 2 ** (failedBuilds - 1), RETRY_MOST_MS);
+}
+
 export class IndexKeeper {
   readonly #options: IndexKeeperOptions;
   #index: BlockIndex | undefined;
   /** The volumes that #index is about. */
   #indexed: readonly Volume[] = [];
   #leftOut: readonly string[] = [];
-  /** Numbers of the volumes that have been read to the end, as #build asks for it. */
-  readonly #done = new Set<number>();
+  /** Read to the end, as #build asks for it, since the index was made or inherited. */
+  readonly #done = new Set<Volume>();
+  /** Why a volume could not be read to its end when it was tried last. */
+  readonly #failures = new Map<Volume, NasError>();
   #failedBuilds = 0;
   /** Sampled to the end, or inherited. */
   #complete = false;
@@ -132,7 +140,7 @@ export class IndexKeeper {
     // A sample is not what is asked for any longer; what it found stays.
     if (isMore) {
       this.#complete = false;
-      this.#done.clear();
+      this.#readAllAgain();
     }
     this.#sampling?.abort();
     this.#buildIn(this.#options.config.delayMs);
@@ -155,6 +163,7 @@ export class IndexKeeper {
   inherited(): void {
     this.#complete = true;
     this.#sampledOneIn = 1;
+    this.#readAllAgain();
     this.#renewAtMs = this.#renewalMs();
     this.#buildIn(this.#options.config.delayMs);
     this.#options.onReady?.();
@@ -172,8 +181,11 @@ export class IndexKeeper {
       this.#volumesChangedMeanwhile = this.#index !== undefined;
       return;
     }
-    // What a migration brought would not be made again.
-    if (this.#build === 'inherit' && (this.#index?.count ?? 0) > 0) return;
+    // What a migration brought would not be made again; the volume is taken in when more is asked for.
+    if (this.#build === 'inherit' && (this.#index?.count ?? 0) > 0) {
+      this.#volumesChangedMeanwhile = true;
+      return;
+    }
     this.#sampling?.abort();
     this.#forget();
     this.#buildIn(this.#options.config.delayMs);
@@ -183,11 +195,16 @@ export class IndexKeeper {
   #forget(): void {
     this.#volumesChangedMeanwhile = false;
     this.#index = undefined;
-    this.#done.clear();
-    this.#failedBuilds = 0;
+    this.#readAllAgain();
     this.#complete = false;
     this.#renewAtMs = undefined;
     this.#sampledOneIn = 1;
+  }
+
+  /** The next build reads every volume, whatever was read before. */
+  #readAllAgain(): void {
+    this.#done.clear();
+    this.#failedBuilds = 0;
   }
 
   /** Counts what a migration read for an index, and not for a page. */
@@ -253,18 +270,26 @@ export class IndexKeeper {
       ]);
       if (index === undefined || stop.signal.aborted) return;
       if (!isFull) this.#sampledOneIn = config.oneIn;
-      // What was inherited is renewed as a whole.
-      if (this.#complete) this.#done.clear();
-      const options = {
-        ...{ index, volumes: this.#indexed, skip: this.#done },
-        bytesPerSecond: this.#bytesPerSecond,
-        signal: stop.signal,
-        onProgress: this.#progressLog(isFull),
-      };
-      const built = isFull
-        ? await buildFull(options)
-        : await buildSample({ ...options, oneIn: config.oneIn });
-      this.#made(built, index, isFull);
+      const read = { nasBytes: 0, seconds: 0 };
+      for (const [number, volume] of this.#indexed.entries()) {
+        if (this.#done.has(volume) || this.#hangs(volume)) continue;
+        const options = {
+          ...{ index, volume, number },
+          bytesPerSecond: this.#bytesPerSecond,
+          signal: stop.signal,
+          onProgress: this.#progressLog(volume.name, isFull),
+        };
+        const built = isFull
+          ? await buildFull(options)
+          : await buildSample({ ...options, oneIn: config.oneIn });
+        this.#nasReadBytes += built.bytesRead;
+        read.nasBytes += built.bytesRead;
+        read.seconds += built.seconds;
+        if (built.aborted || index !== this.#index) return;
+        if (built.failure === null) this.#done.add(volume);
+        else this.#failures.set(volume, built.failure);
+      }
+      this.#made(read, index, isFull);
     } catch (error) {
       log('index was not made', { error: error instanceof Error ? error.message : String(error) });
       this.#buildAgain();
@@ -273,7 +298,7 @@ export class IndexKeeper {
     }
   }
 
-  #progressLog(isFull: boolean): (progress: BuildProgress) => void {
+  #progressLog(volume: string, isFull: boolean): (progress: BuildProgress) => void {
     const { log, progressLogMs = PROGRESS_LOG_MS } = this.#options;
     let loggedMs = performance.now();
     return ({ bytesRead, bytesTotal, blocks, bytesPerSecond, secondsLeft }) => {
@@ -281,6 +306,7 @@ export class IndexKeeper {
       if (nowMs - loggedMs < progressLogMs || bytesRead === bytesTotal) return;
       loggedMs = nowMs;
       log(isFull ? 'index being built' : 'index being sampled', {
+        volume,
         percent: Math.round((100 * bytesRead) / bytesTotal),
         ...{ blocks, nasBytes: bytesRead, bytesPerSecond: Math.round(bytesPerSecond) },
         ...(Number.isFinite(secondsLeft) ? { secondsLeft: Math.round(secondsLeft) } : {}),
@@ -288,23 +314,27 @@ export class IndexKeeper {
     };
   }
 
-  #made(built: BuildResult, index: BlockIndex, isFull: boolean): void {
-    this.#nasReadBytes += built.bytesRead;
-    if (built.aborted || index !== this.#index) return;
-    this.#buildSeconds = (this.#buildSeconds ?? 0) + built.seconds;
-    if (isFull) this.#sampledOneIn = built.full ? this.#options.config.oneIn : 1;
+  /** A volume that failed is not asked for more while the reads of then have not come back: each would hold a thread. */
+  #hangs(volume: Volume): boolean {
+    return this.#failures.has(volume) && volume.readsUnderWay > 0;
+  }
+
+  #made(
+    { nasBytes, seconds }: { nasBytes: number; seconds: number },
+    index: BlockIndex,
+    isFull: boolean,
+  ): void {
+    this.#buildSeconds = (this.#buildSeconds ?? 0) + seconds;
+    if (isFull) this.#sampledOneIn = index.full ? this.#options.config.oneIn : 1;
+    const missing = this.#indexed.filter((volume) => !this.#done.has(volume));
     this.#options.log(isFull ? 'index built' : 'index sampled', {
       blocks: index.count,
-      nasBytes: built.bytesRead,
-      seconds: Math.round(built.seconds * 10) / 10,
-      full: built.full,
-      failures: built.failures.map((failure) => failure.message),
+      nasBytes,
+      seconds: Math.round(seconds * 10) / 10,
+      full: index.full,
+      failures: missing.map((volume) => this.#failures.get(volume)?.message ?? volume.name),
     });
-    const failed = new Set(built.failures.map(({ volume }) => volume));
-    this.#indexed.forEach(({ name }, v) => {
-      if (!failed.has(name)) this.#done.add(v);
-    });
-    const isWhole = failed.size === 0;
+    const isWhole = missing.length === 0;
     // What was inherited serves without what could not be read now; that is tried again when it would be renewed again.
     this.#renewAtMs = this.#complete && !isWhole ? this.#renewalMs() : undefined;
     this.#complete ||= isWhole;
@@ -315,8 +345,7 @@ export class IndexKeeper {
 
   /** After a failure; what was inherited waits for its renewal at least. */
   #buildAgain(): void {
-    const { retryMs = RETRY_MS } = this.#options;
-    this.#buildIn(Math.min(retryMs * 2 ** this.#failedBuilds, RETRY_MOST_MS));
     this.#failedBuilds += 1;
+    this.#buildIn(retryDelayMs(this.#failedBuilds, this.#options.retryMs));
   }
 }

@@ -28,38 +28,36 @@ function range(from: number, to: number, step = 1): number[] {
 }
 
 describe('buildFull', () => {
-  it('indexes every block but the zero ones, of all volumes, and counts', async () => {
+  it('indexes every block of its volume but the zero ones, and counts', async () => {
     const a = new MemoryVolume('a', patternBlocks(1000, 1));
     a.content.fill(0, 100 * PAGE_BYTES, 300 * PAGE_BYTES);
     const b = new MemoryVolume('b', new Uint8Array([...patternBlocks(3, 2), 1, 2, 3]));
     const volumes = [a, b];
     const index = makeIndex(volumes);
     const progress: BuildProgress[] = [];
-    const result = await buildFull({ index, volumes, onProgress: (p) => progress.push(p) });
+    const result = await buildFull({ index, volume: a, number: 0, onProgress: (p) => progress.push(p) });
     expect(result).toMatchObject({
-      bytesRead: 1003 * PAGE_BYTES,
-      reads: 5,
-      blocksAdded: 803,
+      bytesRead: 1000 * PAGE_BYTES,
+      reads: 4,
+      blocksAdded: 800,
       zeroBlocks: 200,
       full: false,
       aborted: false,
-      failures: [],
+      failure: null,
     });
+    expect(b.reads).toEqual([]);
+    expect(progress[0]).toMatchObject({ bytesTotal: 1000 * PAGE_BYTES });
+    expect(progress.at(-1)).toMatchObject({ bytesRead: 1000 * PAGE_BYTES, blocks: 800, secondsLeft: 0 });
+    expect(await buildFull({ index, volume: b, number: 1 })).toMatchObject({ blocksAdded: 3, reads: 1 });
     expect(foundBlocks(index, volumes, 0)).toEqual([...range(0, 100), ...range(300, 1000)]);
     expect(foundBlocks(index, volumes, 1)).toEqual([0, 1, 2]);
-    expect(progress.at(-1)).toMatchObject({
-      bytesRead: 1003 * PAGE_BYTES,
-      bytesTotal: 1003 * PAGE_BYTES,
-      blocks: 803,
-      secondsLeft: 0,
-    });
   });
 
   it('keeps to its budget', async () => {
     const volume = new MemoryVolume('a', patternBlocks(1024, 3));
     const startedAt = performance.now();
     const index = makeIndex([volume]);
-    await buildFull({ index, volumes: [volume], bytesPerSecond: 20 << 20 });
+    await buildFull({ index, volume, number: 0, bytesPerSecond: 20 << 20 });
     // 4 MiB, of which the first MiB goes at once: 150 ms at 20 MiB/s.
     expect(performance.now() - startedAt).toBeGreaterThan(140);
     expect(index.count).toBe(1024);
@@ -72,53 +70,32 @@ describe('buildFull', () => {
       const abort = new AbortController();
       const build = buildFull({
         index: makeIndex([volume]),
-        volumes: [volume],
+        ...{ volume, number: 0 },
         bytesPerSecond,
         signal: abort.signal,
       });
       setTimeout(() => abort.abort(), 10);
-      expect(await build).toMatchObject({ aborted: true, blocksAdded: 0, failures: [] });
+      expect(await build).toMatchObject({ aborted: true, blocksAdded: 0, failure: null });
       volume.release();
     }
   });
 
-  it('gives a failing volume up with its name, and goes on with the next', async () => {
-    const bad = new MemoryVolume('bad', patternBlocks(2048, 4));
-    bad.failAt.add(512 * PAGE_BYTES);
-    const short = new MemoryVolume('short', patternBlocks(2048, 5));
-    short.endBytes = 700 * PAGE_BYTES;
-    const good = new MemoryVolume('good', patternBlocks(300, 6));
-    const volumes = [bad, short, good];
-    const index = makeIndex(volumes);
-    const result = await buildFull({ index, volumes });
-    expect(result.failures.map((f) => [f.code, f.volume])).toEqual([
-      ['NASMIG_NAS_READ', 'bad'],
-      ['NASMIG_VOLUME_SHORT', 'short'],
-    ]);
-    expect(bad.reads.length).toBeLessThan(8);
-    expect(foundBlocks(index, volumes, 0).slice(0, 512)).toEqual(range(0, 512));
-    expect(foundBlocks(index, volumes, 1).slice(0, 700)).toEqual(range(0, 700));
-    expect(foundBlocks(index, volumes, 2)).toHaveLength(300);
-  });
-
-  it('does not read what it is told to skip', async () => {
-    const volumes = [
-      new MemoryVolume('a', patternBlocks(300, 4)),
-      new MemoryVolume('b', patternBlocks(300, 5)),
-    ];
-    for (const build of [buildFull, buildSample]) {
-      const index = makeIndex(volumes);
-      let last: BuildProgress | undefined;
-      const onProgress = (progress: BuildProgress) => {
-        last = progress;
-      };
-      await build({ index, volumes, skip: new Set([0]), onProgress });
-      expect(foundBlocks(index, volumes, 0)).toEqual([]);
-      expect(foundBlocks(index, volumes, 1).length).toBeGreaterThanOrEqual(30);
-      expect(last?.bytesTotal).toBe(last?.bytesRead);
-    }
-    expect((volumes[0] as MemoryVolume).reads).toEqual([]);
-  });
+  it.each([
+    ['cannot be read', { failAt: 512 }, 'NASMIG_NAS_READ', 512],
+    ['is shorter than it was', { endAt: 700 }, 'NASMIG_VOLUME_SHORT', 700],
+  ])(
+    'gives a volume up that %s, with its name, and keeps what it has of it',
+    async (_, { failAt, endAt }: { failAt?: number; endAt?: number }, code, kept) => {
+      const volume = new MemoryVolume('bad', patternBlocks(2048, 4));
+      if (failAt !== undefined) volume.failAt.add(failAt * PAGE_BYTES);
+      if (endAt !== undefined) volume.endBytes = endAt * PAGE_BYTES;
+      const index = makeIndex([volume]);
+      const { failure } = await buildFull({ index, volume, number: 0 });
+      expect(failure).toMatchObject({ code, volume: 'bad' });
+      expect(volume.reads.length).toBeLessThan(8);
+      expect(foundBlocks(index, [volume], 0).slice(0, kept)).toEqual(range(0, kept));
+    },
+  );
 
   it('tells when the index is full', async () => {
     const volume = new MemoryVolume('a', patternBlocks(1024, 3));
@@ -128,7 +105,7 @@ describe('buildFull', () => {
       budgetBytes: 1 << 20,
       capacityBlocks: 500,
     });
-    expect(await buildFull({ index, volumes: [volume] })).toMatchObject({ full: true, blocksAdded: 500 });
+    expect(await buildFull({ index, volume, number: 0 })).toMatchObject({ full: true, blocksAdded: 500 });
   });
 
   it('lets others have the thread', async () => {
@@ -142,7 +119,7 @@ describe('buildFull', () => {
       timer = setImmediate(tick);
     };
     let timer = setImmediate(tick);
-    await buildFull({ index, volumes: [volume] });
+    await buildFull({ index, volume, number: 0 });
     clearImmediate(timer);
     // Three requests of 256 are under way at once; hashing them takes less than a millisecond.
     expect(mostBlocksATurn).toBeGreaterThan(0);
@@ -157,7 +134,7 @@ describe('buildSample', () => {
     // Used from the middle of region 10 to the middle of region 20.
     volume.content.set(patternBlocks(10 * 256, 7), (10 * 256 + 128) * PAGE_BYTES);
     const index = makeIndex([volume]);
-    const result = await buildSample({ index, volumes: [volume], oneIn: 8 });
+    const result = await buildSample({ index, volume, number: 0, oneIn: 8 });
     expect(foundBlocks(index, [volume], 0)).toEqual(range(10 * 256 + 128, 20 * 256 + 128, 8));
     // One probe a region, 31 more in each region from 10 (beside a used probe) to 21.
     expect(result).toMatchObject({ reads: 64 + 12 * 31, bytesRead: (64 + 12 * 31) * PAGE_BYTES });
@@ -165,17 +142,18 @@ describe('buildSample', () => {
     expect(volume.reads.every(({ length }) => length === PAGE_BYTES)).toBe(true);
   });
 
-  it('samples several volumes, the last region too, at another rate', async () => {
+  it('samples another volume, the last region too, at another rate', async () => {
     const volumes = [
-      new MemoryVolume('a', patternBlocks(300, 8)),
-      new MemoryVolume('b', patternBlocks(40, 9)),
+      new MemoryVolume('a', patternBlocks(40, 9)),
+      new MemoryVolume('b', patternBlocks(300, 8)),
     ];
     const index = makeIndex(volumes);
     const progress: BuildProgress[] = [];
-    await buildSample({ index, volumes, oneIn: 32, onProgress: (p) => progress.push(p) });
-    expect(foundBlocks(index, volumes, 0)).toEqual(range(0, 300, 32));
-    expect(foundBlocks(index, volumes, 1)).toEqual([0, 32]);
-    expect(progress.at(-1)).toMatchObject({ bytesRead: 12 * PAGE_BYTES, blocks: 12 });
+    const volume = volumes[1] as MemoryVolume;
+    await buildSample({ index, volume, number: 1, oneIn: 32, onProgress: (p) => progress.push(p) });
+    expect(foundBlocks(index, volumes, 0)).toEqual([]);
+    expect(foundBlocks(index, volumes, 1)).toEqual(range(0, 300, 32));
+    expect(progress.at(-1)).toMatchObject({ bytesRead: 10 * PAGE_BYTES, blocks: 10 });
   });
 
   it.each([1, 10, 7, 255, 300])(
@@ -183,7 +161,7 @@ describe('buildSample', () => {
     async (oneIn) => {
       const volume = new MemoryVolume('a', patternBlocks(1500, 8));
       const index = makeIndex([volume]);
-      const { bytesRead } = await buildSample({ index, volumes: [volume], oneIn });
+      const { bytesRead } = await buildSample({ index, volume, number: 0, oneIn });
       expect(foundBlocks(index, [volume], 0)).toEqual(range(0, 1500, oneIn));
       expect(bytesRead).toBe(Math.ceil(1500 / oneIn) * PAGE_BYTES);
     },
@@ -191,7 +169,7 @@ describe('buildSample', () => {
 
   it.each([0, -1, 1.5, Number.NaN])('does not sample one block in %d', async (oneIn) => {
     const volume = new MemoryVolume('a', patternBlocks(10, 8));
-    const sampling = buildSample({ index: makeIndex([volume]), volumes: [volume], oneIn });
+    const sampling = buildSample({ index: makeIndex([volume]), volume, number: 0, oneIn });
     await expect(sampling).rejects.toThrow(RangeError);
   });
 
@@ -199,14 +177,14 @@ describe('buildSample', () => {
     const volume = new MemoryVolume('a', patternBlocks(256 * 64, 8));
     const abort = new AbortController();
     abort.abort();
-    const options = { index: makeIndex([volume]), volumes: [volume] };
+    const options = { index: makeIndex([volume]), volume, number: 0 };
     expect(await buildSample({ ...options, signal: abort.signal })).toMatchObject({
       aborted: true,
       reads: 0,
     });
     volume.endBytes = 0;
     const result = await buildSample(options);
-    expect(result.failures.map((f) => f.code)).toEqual(['NASMIG_VOLUME_SHORT']);
+    expect(result.failure?.code).toBe('NASMIG_VOLUME_SHORT');
     expect(result.reads).toBeLessThanOrEqual(3 * 64);
   });
 });

@@ -1,4 +1,4 @@
-// Builds a block index from its volumes: in full, or by sampling one block in S. Reads are uncached where the volume is, within a
+// Adds a volume to a block index: in full, or by sampling one block in S. Reads are uncached where the volume is, within a
 // byte-per-second budget, and counted. Shares its thread with pipelines: at most 256 blocks (under half a millisecond) are hashed between two
 // turns of the event loop. A volume that fails is left alone, with the reason in the result; what was indexed of it stays, as a hint.
 import { BlockReader, type BlockRun, type ReadOutcome } from '../nas/block-reader.ts';
@@ -11,10 +11,9 @@ import { PageHasher } from './page-hash.ts';
 
 export interface BuildOptions {
   readonly index: BlockIndex;
-  /** The volumes of the index, in its order. */
-  readonly volumes: readonly BlockVolume[];
-  /** Volumes, by their numbers, that are not read. Default: none. */
-  readonly skip?: ReadonlySet<number>;
+  readonly volume: BlockVolume;
+  /** The volume's number in the index. */
+  readonly number: number;
   /** Most bytes a second to read; 0, the default, for no limit. */
   readonly bytesPerSecond?: number;
   readonly signal?: AbortSignal;
@@ -47,8 +46,8 @@ export interface BuildResult {
   /** True when blocks were refused because the index's memory budget is used up. */
   readonly full: boolean;
   readonly aborted: boolean;
-  /** One for each volume that was given up. */
-  readonly failures: readonly NasError[];
+  /** Why the volume was given up, or null. */
+  readonly failure: NasError | null;
 }
 
 /** 1 MiB: one NFS request, and 256 blocks to hash at a time. */
@@ -66,16 +65,14 @@ const DEFAULT_ONE_IN = 10;
 const READ_DEADLINE_MS = 20_000;
 const PROGRESS_MS = 250;
 
-/** Reads every block of every volume, in order. Resolves also when aborted or when a volume fails. */
+/** Reads every block, in order. Resolves also when aborted or when the volume fails. */
 export async function buildFull(options: BuildOptions): Promise<BuildResult> {
   const build = new Build(options, FULL_READ_BLOCKS, FULL_READS_AHEAD, FULL_READS_AHEAD);
-  const wanted = wantedVolumes(options);
-  for (const { blocks } of wanted) build.bytesTotal += blocks * BLOCK_BYTES;
-  for (const { v, blocks } of wanted) {
-    for (let block = 0; block < blocks && !build.over(v); block += FULL_READ_BLOCKS) {
-      const count = Math.min(FULL_READ_BLOCKS, blocks - block);
-      await build.request([{ volume: v, block, count, offset: 0, stride: BLOCK_BYTES }]);
-    }
+  const blocks = options.volume.blockCount;
+  build.bytesTotal = blocks * BLOCK_BYTES;
+  for (let block = 0; block < blocks && !build.over; block += FULL_READ_BLOCKS) {
+    const count = Math.min(FULL_READ_BLOCKS, blocks - block);
+    await build.request([{ volume: 0, block, count, offset: 0, stride: BLOCK_BYTES }]);
   }
   return build.finish();
 }
@@ -90,38 +87,28 @@ export async function buildSample(options: SampleOptions): Promise<BuildResult> 
     throw new RangeError(`one block in ${oneIn} cannot be sampled: use a whole number from 1 on`);
   const regionBlocks = oneIn * Math.max(1, Math.floor(MOST_REGION_BLOCKS / oneIn));
   const build = new Build(options, 1, SAMPLES_IN_FLIGHT, SAMPLE_REQUESTS_AHEAD);
-  const wanted = wantedVolumes(options);
-  for (const { blocks } of wanted) build.bytesTotal += Math.ceil(blocks / oneIn) * BLOCK_BYTES;
-  for (const { v, blocks } of wanted) {
-    const regions = Math.ceil(blocks / regionBlocks);
-    const used = new Uint8Array(regions);
-    build.onSample = (block, zero) => {
-      if (!zero) used[Math.floor(block / regionBlocks)] = 1;
-    };
-    for (let region = 0; region < regions && !build.over(v); region++) {
-      await build.sample(v, region * regionBlocks);
+  const blocks = options.volume.blockCount;
+  build.bytesTotal = Math.ceil(blocks / oneIn) * BLOCK_BYTES;
+  const regions = Math.ceil(blocks / regionBlocks);
+  const used = new Uint8Array(regions);
+  build.onSample = (block, zero) => {
+    if (!zero) used[Math.floor(block / regionBlocks)] = 1;
+  };
+  for (let region = 0; region < regions && !build.over; region++) await build.sample(region * regionBlocks);
+  await build.drain();
+  build.onSample = null;
+  const looksUsed = (region: number) =>
+    used[region] === 1 || used[region - 1] === 1 || used[region + 1] === 1;
+  const skipped = used.filter((_, region) => !looksUsed(region)).length;
+  build.bytesTotal -= skipped * (regionBlocks / oneIn - 1) * BLOCK_BYTES;
+  for (let region = 0; region < regions && !build.over; region++) {
+    if (!looksUsed(region)) continue;
+    const end = Math.min((region + 1) * regionBlocks, blocks);
+    for (let block = region * regionBlocks + oneIn; block < end && !build.over; block += oneIn) {
+      await build.sample(block);
     }
-    await build.drain();
-    build.onSample = null;
-    const looksUsed = (region: number) =>
-      used[region] === 1 || used[region - 1] === 1 || used[region + 1] === 1;
-    const skipped = used.filter((_, region) => !looksUsed(region)).length;
-    build.bytesTotal -= skipped * (regionBlocks / oneIn - 1) * BLOCK_BYTES;
-    for (let region = 0; region < regions && !build.over(v); region++) {
-      if (!looksUsed(region)) continue;
-      const end = Math.min((region + 1) * regionBlocks, blocks);
-      for (let block = region * regionBlocks + oneIn; block < end && !build.over(v); block += oneIn) {
-        await build.sample(v, block);
-      }
-    }
-    await build.drain();
   }
   return build.finish();
-}
-
-/** By number, with their sizes in blocks. */
-function wantedVolumes({ volumes, skip }: BuildOptions): { readonly v: number; readonly blocks: number }[] {
-  return volumes.flatMap(({ blockCount }, v) => (skip?.has(v) ? [] : [{ v, blocks: blockCount }]));
 }
 
 /** One build under way: a few requests ahead, each with a buffer of its own, hashed in the order of their sending. */
@@ -135,7 +122,7 @@ class Build {
   readonly #startedAt = performance.now();
   readonly #spare: Uint8Array[] = [];
   readonly #ahead: { runs: readonly BlockRun[]; buffer: Uint8Array; outcome: Promise<ReadOutcome> }[] = [];
-  readonly #failures = new Map<number, NasError>();
+  #failure: NasError | null = null;
   #samples: BlockRun[] = [];
   #blocksAdded = 0;
   #zeroBlocks = 0;
@@ -144,7 +131,7 @@ class Build {
   constructor(options: BuildOptions, readBlocks: number, inFlight: number, requestsAhead: number) {
     this.#options = options;
     this.#reader = new BlockReader({
-      volumes: options.volumes,
+      volumes: [options.volume],
       maxInFlight: inFlight,
       gapBlocks: 0,
       maxReadBytes: readBlocks * BLOCK_BYTES,
@@ -157,15 +144,15 @@ class Build {
     options.signal?.addEventListener('abort', this.#abort);
   }
 
-  /** Whether no more of this volume is to be read. */
-  over(volume: number): boolean {
-    return this.#options.signal?.aborted === true || this.#failures.has(volume);
+  /** Whether no more is to be read. */
+  get over(): boolean {
+    return this.#options.signal?.aborted === true || this.#failure !== null;
   }
 
   /** Asks for one block; a request is made of many. */
-  async sample(volume: number, block: number): Promise<void> {
+  async sample(block: number): Promise<void> {
     this.#samples.push({
-      volume,
+      volume: 0,
       block,
       count: 1,
       offset: this.#samples.length * BLOCK_BYTES,
@@ -190,7 +177,7 @@ class Build {
     if (this.#samples.length > 0) {
       const runs = this.#samples;
       this.#samples = [];
-      if (!this.over(runs[0]?.volume ?? 0)) await this.request(runs);
+      if (!this.over) await this.request(runs);
     }
     while (this.#ahead.length > 0) await this.#hashOldest();
   }
@@ -210,7 +197,7 @@ class Build {
       seconds: (performance.now() - this.#startedAt) / 1000,
       full: this.#options.index.full,
       aborted: this.#options.signal?.aborted === true,
-      failures: [...this.#failures.values()],
+      failure: this.#failure,
     };
   }
 
@@ -220,24 +207,22 @@ class Build {
     const outcome = await request.outcome;
     this.#spare.push(request.buffer);
     if (this.#options.signal?.aborted) return;
-    if (outcome.failure !== null && !this.#failures.has(outcome.failedVolume)) {
-      this.#failures.set(outcome.failedVolume, outcome.failure);
-    }
+    this.#failure ??= outcome.failure;
     // A request fills its buffer from the beginning. What could not be read is hashed too, and not used.
     const { hi, lo } = hashPages(this.#hasher, request.buffer, blocksOf(request.runs));
     let page = 0;
     for (const run of request.runs) {
       for (let i = 0; i < run.count; i++, page++) {
         if (isMissing(outcome, page)) continue;
-        const zero = this.#addBlock(run.volume, run.block + i, hi[page] as number, lo[page] as number);
+        const zero = this.#addBlock(run.block + i, hi[page] as number, lo[page] as number);
         this.onSample?.(run.block + i, zero);
       }
     }
     this.#report(false);
   }
 
-  #addBlock(volume: number, block: number, hi: number, lo: number): boolean {
-    const result = this.#options.index.add(volume, block, hi, lo);
+  #addBlock(block: number, hi: number, lo: number): boolean {
+    const result = this.#options.index.add(this.#options.number, block, hi, lo);
     if (result === ADDED) this.#blocksAdded++;
     else if (result === ZERO_PAGE) this.#zeroBlocks++;
     return result === ZERO_PAGE;

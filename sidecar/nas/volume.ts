@@ -98,6 +98,11 @@ export class Volume implements BlockVolume {
     };
   }
 
+  /** Reads that have not come back: on a NAS that does not answer, for ever. */
+  get readsUnderWay(): number {
+    return this.#reads;
+  }
+
   read(into: Uint8Array, length: number, position: number, done: ReadDone): void {
     this.#reads++;
     this.#readOn(into, length, position, 0, (error, bytes) => {

@@ -1,11 +1,18 @@
 import { expect, it } from 'vitest';
-import { BusyShare } from './busy-share.ts';
+import { busyShare, cpuTimes, parseCpuTimes } from './busy-share.ts';
 
-it('tells a share of the machine’s CPU time, of which a busy thread has its part', () => {
-  const busy = new BusyShare();
-  const endMs = performance.now() + 300;
-  while (performance.now() < endMs);
-  const share = busy.end();
-  expect(share).toBeGreaterThan(0.01);
-  expect(share).toBeLessThanOrEqual(1);
+it('counts waiting for disks as idle, and what guests used once', () => {
+  const stat = 'cpu  100 10 50 800 40 1 2 3 90 5\ncpu0 1 1 1 1 1 1 1 1 1 1\nintr 7\n';
+  expect(parseCpuTimes(stat)).toEqual({ idle: 840, all: 1006 });
+  expect(() => parseCpuTimes('cpu0 1 2\n')).toThrow(/no line "cpu"/);
+});
+
+it('tells the share of what passed', () => {
+  expect(busyShare({ idle: 840, all: 1000 }, { idle: 890, all: 1200 })).toBe(0.75);
+  expect(busyShare({ idle: 840, all: 1000 }, { idle: 840, all: 1000 })).toBe(0);
+});
+
+it('reads this machine', () => {
+  const { idle, all } = cpuTimes();
+  expect(all).toBeGreaterThan(idle);
 });

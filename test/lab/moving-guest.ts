@@ -3,9 +3,10 @@
 // disk on the NAS, and the index that each target inherited.
 
 import { randomBytes, randomUUID } from 'node:crypto';
-import { chown, rm } from 'node:fs/promises';
+import { chown, mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { pathExists } from './build-cache.ts';
-import { BusyShare } from './busy-share.ts';
+import { busyShare, cpuTimes } from './busy-share.ts';
 import { GuestObserver } from './guest-observer.ts';
 import { compareStreams, identicalStreams } from './identical-streams.ts';
 import { type Traffic, trafficBetween } from './interface-counters.ts';
@@ -16,6 +17,7 @@ import { compareDumps, type MemoryDifference } from './memory-statistics.ts';
 import type { MigrationPath } from './migration-path.ts';
 import type { NodeName } from './network.ts';
 import { QEMU_OWNER } from './node.ts';
+import { guestMemoryKib } from './odd-memory.ts';
 import { type MigrationOutcome, type MigrationSettings, MigrationTimeoutError, Qemu } from './qemu.ts';
 import { fastestForwardBytes, forwardBytesSince } from './recorders.ts';
 import { SidecarProcess } from './sidecar-process.ts';
@@ -118,14 +120,14 @@ export class MovingGuest {
     const indexAgeSeconds =
       sidecars === null ? 0 : (performance.now() - sidecars.madeAtMs) / MILLISECONDS_PER_SECOND;
     const labCpuBefore = await this.lab.cpuSeconds();
-    const busy = new BusyShare();
+    const cpuTimesBefore = cpuTimes();
     const before = await this.lab.traffic();
     const timeline = LinkTimeline.start(this.lab.node(from));
     const outcome = await this.#migrate(source, target, path, settings, sidecars, onProgress).finally(() =>
       timeline.end(),
     );
     const used = trafficBetween(before, await this.lab.traffic());
-    const busyShare = busy.end();
+    const busy = busyShare(cpuTimesBefore, cpuTimes());
     const labCpuSeconds = (await this.lab.cpuSeconds()) - labCpuBefore;
     const cpuAfter = sidecars === null ? null : await cpuSeconds(sidecars);
     const written = (await this.#written()) - writtenBefore;
@@ -179,7 +181,7 @@ export class MovingGuest {
         cpuBefore === null || cpuAfter === null
           ? null
           : { source: cpuAfter.source - cpuBefore.source, target: cpuAfter.target - cpuBefore.target },
-      ...{ labCpuSeconds, busyShare },
+      ...{ labCpuSeconds, busyShare: busy },
     };
   }
 
@@ -227,9 +229,13 @@ export class MovingGuest {
 
   /** Both QEMUs must be stopped; the target goes on afterwards. */
   async #compareMemory(source: Qemu, target: Qemu): Promise<MemoryDifference> {
-    const { memoryMiB } = this.#state.profile;
-    const dumps = [this.lab.source.file('memory'), this.lab.target.file('memory')] as const;
-    await Promise.all([source.dumpMemory(dumps[0], memoryMiB), target.dumpMemory(dumps[1], memoryMiB)]);
+    const { suite, root, profile } = this.#state;
+    const directory = join(this.lab.run.bulkPath, 'memory');
+    await mkdir(directory);
+    for (const node of [this.lab.source, this.lab.target]) await node.bindIntoRoot(root, directory);
+    const dumps = [join(directory, 'source'), join(directory, 'target')] as const;
+    const memoryKib = guestMemoryKib(suite, profile.memoryMiB);
+    await Promise.all([source.dumpMemory(dumps[0], memoryKib), target.dumpMemory(dumps[1], memoryKib)]);
     const difference = await compareDumps(...dumps);
     await Promise.all(dumps.map((dump) => rm(dump)));
     await target.cont();

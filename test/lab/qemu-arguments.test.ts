@@ -1,12 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { oddMemoryKib } from './odd-memory.ts';
+import { guestMemoryKib } from './odd-memory.ts';
 import { type QemuGuestOptions, qemuArguments } from './qemu-arguments.ts';
 
 const BASE: QemuGuestOptions = {
   kernelPath: '/g/vmlinuz',
   initrdPath: '/g/initrd',
   kernelArguments: ['nasmig.read=1'],
-  memoryMiB: 64,
+  memoryKib: 65_536,
   diskPath: '/nas/disk.img',
   networkSocketPath: '/r/net',
   qmpSocketPath: '/r/qmp',
@@ -25,7 +25,7 @@ describe('qemuArguments', () => {
     expect(argument(args, '-accel')).toBe('tcg,thread=single');
     expect(argument(args, '-cpu')).toBe('qemu64');
     expect(argument(args, '-machine')).toBe('q35');
-    expect(argument(args, '-m')).toBe('64');
+    expect(argument(args, '-m')).toBe('65536k');
     expect(args).toContain('-nodefaults');
     expect(argument(args, '-append')).toMatch(/console=ttyS0 .*nasmig\.read=1$/);
   });
@@ -41,7 +41,8 @@ describe('qemuArguments', () => {
   });
 
   it('gives the guest memory that is not a multiple of 64 pages where the QEMU needs that', () => {
-    const kib = oddMemoryKib(64);
+    expect(guestMemoryKib('trixie', 64)).toBe(65_536);
+    const kib = guestMemoryKib('bookworm', 64);
     expect((kib * 1024) % (64 * 4096)).not.toBe(0);
     expect(argument(qemuArguments({ ...BASE, memoryKib: kib }), '-m')).toBe(`${kib}k`);
   });

@@ -13,9 +13,8 @@ export interface QemuGuestOptions {
   kernelPath: string;
   initrdPath: string;
   kernelArguments: readonly string[];
-  memoryMiB: number;
-  /** Default: memoryMiB. oddMemoryKib() has a use for more. */
-  memoryKib?: number;
+  /** See guestMemoryKib(). */
+  memoryKib: number;
   /** Raw disk image; null for a guest without disk. */
   diskPath: string | null;
   /**
@@ -64,7 +63,7 @@ export function qemuArguments(options: QemuGuestOptions): string[] {
     // One thread: the guest has one CPU, and a second emulation thread would only compete with the programs measured.
     ...['-accel', accelerator === 'tcg' ? 'tcg,thread=single' : 'kvm'],
     ...['-cpu', accelerator === 'tcg' ? (options.cpu ?? 'qemu64') : (options.cpu ?? 'host')],
-    ...['-smp', '1', '-m', memorySize(options)],
+    ...['-smp', '1', '-m', `${options.memoryKib}k`],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-monitor', 'none'],
     ...['-serial', `file:${options.serialLogPath}`],
     ...['-qmp', `unix:${options.qmpSocketPath},server=on,wait=off`],
@@ -74,10 +73,6 @@ export function qemuArguments(options: QemuGuestOptions): string[] {
     ...networkArguments(options.networkSocketPath),
     ...startArguments(options.start),
   ];
-}
-
-function memorySize({ memoryKib, memoryMiB }: QemuGuestOptions): string {
-  return memoryKib === undefined ? String(memoryMiB) : `${memoryKib}k`;
 }
 
 function diskArguments(options: QemuGuestOptions): string[] {

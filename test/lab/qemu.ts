@@ -247,9 +247,9 @@ export class Qemu {
       throw new QemuEndedError(`saving its state (${outcome.error})`, await this.process.logTail());
   }
 
-  /** Writes the first `memoryMiB` of the guest's physical memory, raw, to `path` (seen from inside the root). */
-  async dumpMemory(path: string, memoryMiB: number): Promise<void> {
-    await this.qmp.execute('pmemsave', { val: 0, size: memoryMiB * 1024 * 1024, filename: path }, 120_000);
+  /** Writes the guest's physical memory, raw, to `path` (seen from inside the root). */
+  async dumpMemory(path: string, memoryKib: number): Promise<void> {
+    await this.qmp.execute('pmemsave', { val: 0, size: memoryKib * 1024, filename: path }, 120_000);
   }
 
   /** What QEMU found the guest's disk to have, bytes. Throws when the guest has none. */

@@ -15,7 +15,7 @@ import {
 } from './guest-profiles.ts';
 import { LocalNode } from './local-node.ts';
 import { countPagesOnDisk, type MemoryStatistics } from './memory-statistics.ts';
-import { losesWrites, oddMemoryKib } from './odd-memory.ts';
+import { guestMemoryKib, oddMemoryRecipe } from './odd-memory.ts';
 import { Qemu, type QemuStartOptions } from './qemu.ts';
 import type { QemuStart } from './qemu-arguments.ts';
 import { ensureRoot, type RootSuite } from './roots.ts';
@@ -85,7 +85,7 @@ export async function ensureWarmState(
     disk.digest,
     profile.memoryMiB,
     profileKernelArguments(profile),
-    ...(losesWrites(suite) ? ['odd memory'] : []),
+    ...oddMemoryRecipe(suite),
   ];
   const directory = await ensureBuilt(
     join(GUESTS_DIRECTORY, `state-${suite}-${recipeDigest(recipe)}`),
@@ -139,8 +139,7 @@ function machineOptions(of: Machine) {
     kernelPath: of.kernel.kernelPath,
     initrdPath: of.kernel.initrdPath,
     kernelArguments: profileKernelArguments(of.profile),
-    memoryMiB: of.profile.memoryMiB,
-    ...(losesWrites(of.suite) ? { memoryKib: oddMemoryKib(of.profile.memoryMiB) } : {}),
+    memoryKib: guestMemoryKib(of.suite, of.profile.memoryMiB),
     machine: MACHINE,
   };
 }
@@ -169,7 +168,7 @@ async function saveWarmState(directory: string, of: Machine & { diskPath: string
     );
     observer.requireSound();
     await qemu.pause();
-    await qemu.dumpMemory(dumpPath, of.profile.memoryMiB);
+    await qemu.dumpMemory(dumpPath, guestMemoryKib(of.suite, of.profile.memoryMiB));
     await qemu.saveState(join(directory, 'state'));
     await qemu.quit();
     const facts: SavedFacts = {

@@ -51,6 +51,8 @@ describe('domainXml', () => {
     expect(xml).toContain("value='memory-backend-ram,id=odd.ram,size=268443648'");
     expect(xml).toContain("value='memory-backend=odd.ram'");
     expect(xml).toContain("value='size=262152k'");
+    expect(domainXml({ ...OPTIONS, memoryKib: 262_144 })).toBe(domainXml(OPTIONS));
+    expect(() => domainXml({ ...OPTIONS, memoryKib: 262_152, hugePages: true })).toThrow(TypeError);
   });
 
   it('gives every volume a disk of its own, uncached as on shared storage', () => {

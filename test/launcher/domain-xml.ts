@@ -131,7 +131,9 @@ function diskXml(disk: { name: string; file: string }, index: number, queueSize:
 
 function commandLine(options: DomainOptions): string[] {
   const line = ['-qmp', `unix:${options.qmpSocket},server=on,wait=off`];
-  if (options.memoryKib !== undefined) {
+  if (options.memoryKib !== undefined && options.memoryKib !== options.memoryMib * 1024) {
+    if (options.hugePages || options.hotplug !== undefined)
+      throw new TypeError('memory that libvirt does not know of has neither huge pages nor hotplug');
     const bytes = options.memoryKib * 1024;
     line.push(
       ...['-object', `memory-backend-ram,id=${ODD_RAM},size=${bytes}`],

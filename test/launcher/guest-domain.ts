@@ -5,7 +5,6 @@ import { cp, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { GuestKernel } from '../lab/guest-image.ts';
 import { type GuestProfile, profileKernelArguments } from '../lab/guest-profiles.ts';
-import { oddMemoryKib } from '../lab/odd-memory.ts';
 import type { DomainHotplug } from './domain-xml.ts';
 import type { PodDomain } from './launcher-pod.ts';
 import { POD_BEACON_SOCKET, POD_PATHS } from './launcher-pod.ts';
@@ -44,8 +43,8 @@ export interface DomainChoices {
   readonly hugePages?: boolean;
   readonly nicModel?: 'virtio-net-pci' | 'vmxnet3';
   readonly diskQueueSize?: number;
-  /** See odd-memory.ts. */
-  readonly oddMemory?: boolean;
+  /** Default: the profile's. See odd-memory.ts. */
+  readonly memoryKib?: number;
 }
 
 /** The guest of a profile, for LauncherPod.defineDomain(). */
@@ -69,7 +68,7 @@ export function guestDomain(
     ...(options.nicModel === undefined ? {} : { nicModel: options.nicModel }),
     ...(options.diskQueueSize === undefined ? {} : { diskQueueSize: options.diskQueueSize }),
     hugePages: options.hugePages ?? false,
-    ...(options.oddMemory ? { memoryKib: oddMemoryKib(profile.memoryMiB) } : {}),
+    ...(options.memoryKib === undefined ? {} : { memoryKib: options.memoryKib }),
     beaconSocket: POD_BEACON_SOCKET,
   };
 }

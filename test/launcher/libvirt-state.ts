@@ -9,7 +9,7 @@ import { ensureGuestDisk, ensureGuestKernel, type GuestKernel } from '../lab/gue
 import { GuestObserver } from '../lab/guest-observer.ts';
 import { GUEST_PROFILES, type GuestProfileName, profileKernelArguments } from '../lab/guest-profiles.ts';
 import { QEMU_OWNER } from '../lab/node.ts';
-import { losesWrites } from '../lab/odd-memory.ts';
+import { guestMemoryKib, oddMemoryRecipe } from '../lab/odd-memory.ts';
 import { ensureRoot, type RootSuite } from '../lab/roots.ts';
 import { runCommand } from '../lab/run-command.ts';
 import { type DomainChoices, GUEST_DOMAIN, guestDomain, layBootDirectory, MACHINES } from './guest-domain.ts';
@@ -51,14 +51,14 @@ export async function ensureLibvirtState(
   const profile = GUEST_PROFILES[profileName];
   const root = await ensureRoot(suite);
   const kernel = choices.kernel ?? (await ensureGuestKernel());
-  const oddMemory = losesWrites(suite);
-  const domain: DomainChoices = { machine: MACHINES[suite], oddMemory, ...choices.domain };
+  const memoryKib = guestMemoryKib(suite, profile.memoryMiB);
+  const domain: DomainChoices = { machine: MACHINES[suite], memoryKib, ...choices.domain };
   const disk = await ensureGuestDisk();
   const recipe = [
     ...[RECIPE_VERSION, MACHINES[suite], basename(root), kernel.digest, disk.digest],
     ...[profile.memoryMiB, profileKernelArguments(profile)],
     ...(choices.domain === undefined ? [] : [choices.domain]),
-    ...(oddMemory ? ['odd memory'] : []),
+    ...oddMemoryRecipe(suite),
   ];
   const directory = await ensureBuilt(
     join(CACHE_DIR, 'guests', `libvirt-${suite}-${recipeDigest(recipe)}`),
