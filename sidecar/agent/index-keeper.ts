@@ -286,8 +286,11 @@ export class IndexKeeper {
         read.nasBytes += built.bytesRead;
         read.seconds += built.seconds;
         if (built.aborted || index !== this.#index) return;
-        if (built.failure === null) this.#done.add(volume);
-        else this.#failures.set(volume, built.failure);
+        if (built.failure !== null) this.#failures.set(volume, built.failure);
+        else {
+          this.#failures.delete(volume);
+          this.#done.add(volume);
+        }
       }
       this.#made(read, index, isFull);
     } catch (error) {

@@ -43,8 +43,6 @@ export interface BuildResult {
   readonly blocksAdded: number;
   readonly zeroBlocks: number;
   readonly seconds: number;
-  /** True when blocks were refused because the index's memory budget is used up. */
-  readonly full: boolean;
   readonly aborted: boolean;
   /** Why the volume was given up, or null. */
   readonly failure: NasError | null;
@@ -195,7 +193,6 @@ class Build {
       blocksAdded: this.#blocksAdded,
       zeroBlocks: this.#zeroBlocks,
       seconds: (performance.now() - this.#startedAt) / 1000,
-      full: this.#options.index.full,
       aborted: this.#options.signal?.aborted === true,
       failure: this.#failure,
     };
