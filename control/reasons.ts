@@ -126,6 +126,10 @@ const texts = {
     meaning: 'the order came from an operator that is not the leader any longer',
     nextStep: 'nothing to do: the new leader arms again if there is time',
   },
+  ModeChanged: {
+    meaning: 'acceleration was changed from or to Observe while the migration was being armed',
+    nextStep: 'nothing to do: the next migration goes by what is set now',
+  },
   Busy: {
     meaning: 'the sidecar is still in another migration of this VM',
     nextStep: 'wait for that migration to end',

@@ -189,6 +189,29 @@ describe('either side', () => {
     expect(effects).toMatchObject([{ type: 'send', message: { type: 'raw', reason: 'StaleEpoch' } }]);
   });
 
+  it('goes raw when it is armed again in another mode: what it made ready cannot serve that', () => {
+    const observe: Order = { ...target, mode: 'observe' };
+    const anew: ArmingEvent = { type: 'arm', order: { ...target, epoch: epoch + 1 } };
+    for (const events of [[], [{ type: 'socketTaken' }]] as ArmingEvent[][]) {
+      const before = run([{ type: 'arm', order: observe }, ...events]);
+      const { effects, state } = run([anew], before.state, epoch + 1);
+      expect(state.phase).toBe('raw');
+      expect(effects).toMatchObject([
+        { type: 'restoreSocket' },
+        { type: 'send', message: { type: 'raw', epoch: epoch + 1, reason: 'ModeChanged' } },
+      ]);
+    }
+  });
+
+  it('lets a held connection go when its source is armed again in another mode', () => {
+    const held = run([
+      { type: 'arm', order: { ...source, mode: 'observe' } },
+      { type: 'socketTaken' },
+      { type: 'connection', nowMs: 0 },
+    ]);
+    expect(run([{ type: 'arm', order: source }], held.state).kinds).toEqual(['startRaw', 'raw']);
+  });
+
   it('is busy with one migration, and takes the next when that has ended', () => {
     const framed = run([
       { type: 'arm', order: target },

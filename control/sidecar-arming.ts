@@ -82,9 +82,7 @@ export function stepArming(state: ArmingState, event: ArmingEvent, highestEpoch:
           }
         : unchanged(state);
     case 'declined':
-      return state.phase === 'arming' || state.phase === 'armed' || state.phase === 'holding'
-        ? toRaw(state, event.reason, event.detail)
-        : unchanged(state);
+      return isUndecided(state) ? toRaw(state, event.reason, event.detail) : unchanged(state);
     case 'connection':
       return onConnection(state, event.nowMs);
     case 'tick':
@@ -108,6 +106,10 @@ export function phaseForHello(state: ArmingState): SidePhase | undefined {
 
 function onArm(state: ArmingState, order: Order, highestEpoch: number): ArmingStep {
   if (order.epoch < highestEpoch) return refuse(state, order, 'StaleEpoch');
+  if (isUndecided(state) && state.order.migrationUid === order.migrationUid) {
+    // What was made ready for one mode cannot serve the other.
+    if (state.order.mode !== order.mode) return toRaw({ ...state, order }, 'ModeChanged');
+  }
   switch (state.phase) {
     case 'idle':
       return { state: { phase: 'arming', order }, effects: [{ type: 'takeSocket', order }] };
@@ -163,9 +165,7 @@ function onDisarm(
   if (order.epoch < highestEpoch || !('order' in state) || state.order.migrationUid !== order.migrationUid) {
     return unchanged(state);
   }
-  return state.phase === 'arming' || state.phase === 'armed' || state.phase === 'holding'
-    ? toRaw(state, order.reason)
-    : unchanged(state);
+  return isUndecided(state) ? toRaw(state, order.reason) : unchanged(state);
 }
 
 function onConnection(state: ArmingState, nowMs: number): ArmingStep {
@@ -182,11 +182,13 @@ function toFramed(order: Order): ArmingStep {
   return { state: { phase: 'framed', order }, effects: [{ type: 'startFramed', order }] };
 }
 
-function toRaw(
-  state: { phase: 'arming' | 'armed' | 'holding'; order: Order },
-  reason: Reason,
-  detail?: string,
-): ArmingStep {
+type UndecidedState = Extract<ArmingState, { phase: 'arming' | 'armed' | 'holding' }>;
+
+function isUndecided(state: ArmingState): state is UndecidedState {
+  return state.phase === 'arming' || state.phase === 'armed' || state.phase === 'holding';
+}
+
+function toRaw(state: Pick<UndecidedState, 'phase' | 'order'>, reason: Reason, detail?: string): ArmingStep {
   const effects: ArmingEffect[] = [
     state.phase === 'holding' ? { type: 'startRaw', reason } : { type: 'restoreSocket' },
     { type: 'send', message: rawMessage(state.order, reason, detail) },

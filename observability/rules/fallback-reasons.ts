@@ -20,6 +20,7 @@ const isFault: Readonly<Record<Reason, boolean>> = {
   GainTooSmall: false,
   MigrationOver: false,
   Cancelled: false,
+  ModeChanged: false,
   // It should have been accelerated.
   VolumeNotReadable: true,
   HubUnreachable: true,

@@ -5,6 +5,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MAX_VOLUMES } from '../../control/limits.ts';
 import type { SidecarVolume } from '../../control/messages.ts';
+import { NasDeadlineError } from '../nas/nas-error.ts';
 import { openVolume, type Volume } from '../nas/volume.ts';
 
 const IMAGE_NAME = 'disk.img';
@@ -15,11 +16,15 @@ export class PodVolumes {
   readonly #directory: string;
   readonly #log: (line: string) => void;
   readonly #found = new Map<string, Found>();
+  readonly #openVolume: typeof openVolume;
+  /** Whose opening was given up and has not come back: one more would hold one more thread. */
+  readonly #hanging = new Set<string>();
   #opening: Promise<boolean> | undefined;
 
-  constructor(directory: string, log: (line: string) => void) {
+  constructor(directory: string, log: (line: string) => void, open: typeof openVolume = openVolume) {
     this.#directory = directory;
     this.#log = log;
+    this.#openVolume = open;
   }
 
   /** Those that can be read, in the order of their names: the volume numbers of index and readers. */
@@ -68,12 +73,16 @@ export class PodVolumes {
 
   async #openOne(name: string): Promise<boolean> {
     const before = this.#found.get(name);
-    if (before !== undefined && 'volume' in before) return false;
+    if ((before !== undefined && 'volume' in before) || this.#hanging.has(name)) return false;
     try {
-      const volume = await openVolume({ name, path: join(this.#directory, name, IMAGE_NAME) }, this.#log);
+      const path = join(this.#directory, name, IMAGE_NAME);
+      const volume = await this.#openVolume({ name, path }, this.#log, {
+        onLate: () => this.#hanging.delete(name),
+      });
       this.#found.set(name, { volume });
       return true;
     } catch (error) {
+      if (error instanceof NasDeadlineError) this.#hanging.add(name);
       const detail = error instanceof Error ? error.message : String(error);
       // A volume that stays away is said once.
       if (before === undefined || ('detail' in before && before.detail !== detail)) this.#log(detail);

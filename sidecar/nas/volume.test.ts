@@ -42,7 +42,11 @@ beforeEach(async () => {
 afterEach(() => rm(directory, { recursive: true }));
 
 const openDisk = (deadlineMs?: number) =>
-  openVolume({ name: 'rootdisk', path }, (line) => log.push(line), deadlineMs);
+  openVolume(
+    { name: 'rootdisk', path },
+    (line) => log.push(line),
+    deadlineMs === undefined ? {} : { deadlineMs },
+  );
 
 async function openingError(deadlineMs?: number): Promise<string> {
   const error = await openDisk(deadlineMs).then(
@@ -124,6 +128,21 @@ describe('openVolume', () => {
     expect(await openingError(20)).toBe('NASMIG_NAS_DEADLINE');
     await vi.waitFor(() => expect(fileSystem.closed).toBe(1));
     expect(fileSystem.opened).toBe(1);
+  });
+
+  it('tells when an opening that was given up has come to an end, and of no other', async () => {
+    await writeFile(path, patternBlocks(3));
+    let late = 0;
+    const opening = (deadlineMs: number) =>
+      openVolume({ name: 'rootdisk', path }, () => {}, { deadlineMs, onLate: () => late++ });
+    await (await opening(5000)).close();
+    expect(late).toBe(0);
+    fileSystem.answersAfterMs = 60;
+    await expect(opening(20)).rejects.toThrow('opening');
+    expect(late).toBe(0);
+    await vi.waitFor(() => expect(late).toBe(1));
+    // It is over, closed and all.
+    expect(fileSystem.closed).toBe(2);
   });
 });
 

@@ -137,6 +137,12 @@ export class Volume implements BlockVolume {
   }
 }
 
+export interface OpenOptions {
+  readonly deadlineMs?: number;
+  /** An opening that was given up has come to an end. Until then it keeps one of the process's few threads for files. */
+  readonly onLate?: () => void;
+}
+
 /**
  * Opens a raw volume and tries it: size, first and last block, uncached if that works. One line goes to `log`.
  * Rejects with a NasError: missing, unreadable (also when it is no plain file), empty, short, or not answered within the deadline.
@@ -144,7 +150,7 @@ export class Volume implements BlockVolume {
 export async function openVolume(
   { name, path }: { readonly name: string; readonly path: string },
   log: (line: string) => void,
-  deadlineMs = OPEN_DEADLINE_MS,
+  { deadlineMs = OPEN_DEADLINE_MS, onLate = () => {} }: OpenOptions = {},
 ): Promise<Volume> {
   let timer: NodeJS.Timeout | undefined;
   let late = false;
@@ -156,10 +162,12 @@ export async function openVolume(
     }, deadlineMs);
   });
   // A volume that opens after its deadline is nobody's: close it. Its failure was reported as the deadline already.
-  opening.then(
-    (volume) => (late ? volume.close() : undefined),
-    () => undefined,
-  );
+  opening
+    .then(
+      (volume) => (late ? volume.close() : undefined),
+      () => undefined,
+    )
+    .then(() => (late ? onLate() : undefined));
   try {
     const volume = await Promise.race([opening, deadline]);
     log(
