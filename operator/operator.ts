@@ -1,6 +1,7 @@
 // The operator as one object that can be started and stopped, in a cluster by main.ts and in tests directly. Every replica
 // keeps caches and answers the webhook; the leader alone runs hub, controller and adoption, within one term of its lease.
 import { randomBytes, X509Certificate } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
 import type { NasAwareMigrationStatus } from '../crds/nas-aware-migration.ts';
 import { type AuthorityBundle, AuthorityStore, isDue, issueServing } from './certificates/authority.ts';
@@ -163,10 +164,16 @@ export class Operator {
     return this.#authority?.bundlePem ?? '';
   }
 
-  /** Gives the lease back and ends everything; what is under way is finished first. */
-  async stop(): Promise<void> {
+  /**
+   * Gives the lease back and ends everything; what is under way is finished first.
+   * @param lingerMs how long the webhook still answers: until every node knows that this pod's endpoint is gone.
+   */
+  async stop({ lingerMs = 0 }: { lingerMs?: number } = {}): Promise<void> {
+    this.#ready = false;
     this.#stopping.abort();
+    const lingering = this.#webhook === undefined ? undefined : delay(lingerMs);
     await this.#election.stop();
+    await lingering;
     await this.#webhook?.stop();
     await this.#metricsServer?.stop();
     await this.#certificates;

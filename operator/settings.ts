@@ -40,7 +40,8 @@ const environmentSchema = z
       })
       .default('256Mi'),
     NASMIG_INDEX_MEMORY: quantity.default('64Mi'),
-    NASMIG_LISTEN_HOST: z.string().default('0.0.0.0'),
+    /** Empty is every address of the pod, of IPv6 and IPv4. */
+    NASMIG_LISTEN_HOST: z.string().default(''),
     NASMIG_HUB_PORT: port.default(8443),
     /** What sidecars dial. */
     NASMIG_HUB_URL: z.url(),

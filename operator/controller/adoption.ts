@@ -3,11 +3,13 @@
 // looked at again when what decides over it changes: its VM, the policies, the labels of its namespace.
 import type { KubernetesObject } from '@kubernetes/client-node';
 import type { Logger } from 'pino';
+import type { NasAwareMigrationStatus } from '../../crds/nas-aware-migration.ts';
 import { type ApiClient, isAlreadyExists, isNotFound } from '../kubernetes/api-client.ts';
 import { apiVersionOf, keyOf, resources, splitKey } from '../kubernetes/resources.ts';
 import { WorkQueue } from '../kubernetes/work-queue.ts';
 import { isFinal, readVmi, readVmim, type Vmim } from '../kubevirt/objects.ts';
 import { byMigrationName, byVmi, type Caches } from './caches.ts';
+import { isFinished, migrationNameFor } from './decide.ts';
 import { readPolicy, selectPolicy } from './policies.ts';
 import { ADOPTED_LABEL, type MigrationObject } from './snapshot.ts';
 
@@ -68,10 +70,10 @@ export class Adoption {
   /** Whoever deletes the record of a migration stops its acceleration, and not for a moment. */
   #dismiss(record: MigrationObject | undefined): void {
     const { migrationName } = (record?.spec ?? {}) as { migrationName?: unknown };
-    if (typeof migrationName !== 'string') return;
-    const key = `${record?.metadata?.namespace ?? ''}/${migrationName}`;
+    if (record === undefined || typeof migrationName !== 'string') return;
+    const key = `${record.metadata?.namespace ?? ''}/${migrationName}`;
     const uid = this.#caches.vmims.get(key)?.metadata?.uid;
-    if (uid !== undefined) this.#dismissed.add(uid);
+    if (uid !== undefined && isRecordOf(record, { name: migrationName, uid })) this.#dismissed.add(uid);
   }
 
   async #consider(key: string): Promise<undefined> {
@@ -80,7 +82,7 @@ export class Adoption {
       vmim === undefined ||
       !isAdoptable(vmim) ||
       this.#dismissed.has(vmim.metadata.uid) ||
-      this.#caches.migrations.find(byMigrationName, key).length > 0
+      this.#caches.migrations.find(byMigrationName, key).some((record) => isRecordOf(record, vmim.metadata))
     )
       return;
     const { namespace, name } = vmim.metadata;
@@ -93,12 +95,12 @@ export class Adoption {
     );
     if (selection === undefined || selection.policy.spec.adoption !== 'Enabled') return;
     const resource = resources.nasAwareMigrations;
-    const record: KubernetesObject & { spec: object } = {
+    const recordNamed = (recordName: string): KubernetesObject & { spec: object } => ({
       apiVersion: apiVersionOf(resource),
       kind: resource.kind,
       metadata: {
         namespace,
-        name,
+        name: recordName,
         labels: { [ADOPTED_LABEL]: 'true' },
         // The record goes with the VM, not with the migration object, of which KubeVirt keeps only the last five.
         ownerReferences: [
@@ -111,18 +113,48 @@ export class Adoption {
         ],
       },
       spec: { vmiName: vmi.metadata.name, migrationName: name },
-    };
+    });
     try {
-      await this.#api.create(resource, record);
+      if (!(await this.#createFirst(vmim, recordNamed))) return;
       this.#log.info(
         { namespace, name, vmi: vmi.metadata.name, policy: selection.policy.name },
         'migration adopted',
       );
     } catch (error) {
-      // A namespace that is being deleted takes no new objects; somebody's own object of that name stays theirs.
-      if (!isAlreadyExists(error) && !isNotFound(error)) throw error;
+      // A namespace that is being deleted takes no new objects.
+      if (!isNotFound(error)) throw error;
     }
   }
+
+  /**
+   * False when it has its record already, which the cache may not show yet. Its own name may be that of another object: of the record of an
+   * earlier migration of that name, or of somebody's own.
+   */
+  async #createFirst(
+    { metadata }: Vmim,
+    recordNamed: (name: string) => KubernetesObject & { spec: object },
+  ): Promise<boolean> {
+    const resource = resources.nasAwareMigrations;
+    for (const name of [metadata.name, migrationNameFor(metadata)]) {
+      try {
+        await this.#api.create(resource, recordNamed(name));
+        return true;
+      } catch (error) {
+        if (!isAlreadyExists(error)) throw error;
+      }
+      const there = await this.#api.get<MigrationObject>(resource, metadata.namespace, name);
+      if (isRecordOf(there, metadata)) return false;
+    }
+    return false;
+  }
+}
+
+/** Whether the object records this migration, and not one before it that had the same name. */
+function isRecordOf(record: MigrationObject, { name, uid }: { name: string; uid: string }): boolean {
+  const { migrationName } = (record.spec ?? {}) as { migrationName?: unknown };
+  if (migrationName !== name) return false;
+  const status = (record.status ?? {}) as NasAwareMigrationStatus;
+  return status.migration?.uid === undefined ? !isFinished(status) : status.migration.uid === uid;
 }
 
 function hasSameLabels(current: KubernetesObject, previous: KubernetesObject | undefined): boolean {

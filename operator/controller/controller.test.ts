@@ -113,6 +113,22 @@ describe('a status that this release cannot read', () => {
     );
   });
 
+  it('does not keep the object from being deleted when it is the spec either', async () => {
+    const deleted = { finalizers: ['theirs', FINALIZER], deletionTimestamp: new Date() };
+    put(undefined, deleted, { acceleration: 'Twice' });
+    await vi.waitFor(
+      () => expect(objects.of(nasAwareMigrations)[0]?.metadata?.finalizers).toEqual(['theirs']),
+      waiting,
+    );
+  });
+
+  it('in the spec leaves an object alone that nobody deletes', async () => {
+    put(undefined, { finalizers: [FINALIZER] }, { acceleration: 'Twice' });
+    await vi.waitFor(() => expect(eventsNow()).toEqual(['Warning Unreadable']), waiting);
+    await quiet();
+    expect(objects.of(nasAwareMigrations)[0]?.metadata?.finalizers).toEqual([FINALIZER]);
+  });
+
   it('is not one whose times have an offset', async () => {
     const status = { phase: 'Succeeded', completionTime: '2026-06-01T14:00:00+02:00' };
     put(status);
@@ -224,6 +240,47 @@ describe('a migration that was made', () => {
       },
     };
   }
+});
+
+describe('a record that is finished', () => {
+  const migration = { name: 'move-db-1', uid: 'vmim-1' };
+  const finished = (completedMsAgo: number): NasAwareMigrationStatus => ({
+    phase: 'Succeeded',
+    migration,
+    policyName: 'nightly',
+    completionTime: new Date(Date.now() - completedMsAgo).toISOString(),
+  });
+  const policy = (ttlAfterFinished: string) =>
+    objects.put(resources.nasMigrationPolicies, {
+      metadata: { name: 'nightly' },
+      spec: {
+        selectors: { virtualMachineInstanceSelector: { 'only-this': 'vm' } },
+        defaults: { ttlAfterFinished },
+      },
+    } as object);
+
+  it('says nothing of another migration that has its name', async () => {
+    put(finished(0), {}, { migrationName: 'move-db-1' });
+    await vi.waitFor(() => expect(coordinator.recorded).toHaveBeenCalledWith('vmim-1'), waiting);
+    const again = {
+      metadata: { namespace: 'shop', uid: 'vmim-2', name: 'move-db-1' },
+      spec: { vmiName: 'db' },
+    };
+    objects.put(virtualMachineInstanceMigrations, again as object);
+    await quiet();
+    expect(coordinator.recorded).not.toHaveBeenCalledWith('vmim-2');
+    expect(statusNow().migration?.uid).toBe('vmim-1');
+  });
+
+  it('goes when a policy shortens its time, also while the VM is off', async () => {
+    objects.remove(virtualMachineInstances, 'shop/db');
+    policy('1h');
+    put(finished(60_000), {}, { migrationName: 'move-db-1' });
+    await quiet();
+    expect(objects.of(nasAwareMigrations)).toHaveLength(1);
+    policy('10s');
+    await vi.waitFor(() => expect(objects.of(nasAwareMigrations)).toEqual([]), waiting);
+  });
 });
 
 describe('an object that is gone without its finalizer', () => {

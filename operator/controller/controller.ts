@@ -182,10 +182,9 @@ export class Controller {
         const pod = current ?? previous;
         if (pod !== undefined) this.#addOfPod(pod);
       }),
+      // Finished ones too: how long they are kept is the policy's to say.
       policies.onChange(() => {
-        for (const object of migrations.values()) {
-          if (!isFinished((object.status ?? {}) as NasAwareMigrationStatus)) this.queue.add(keyOf(object));
-        }
+        for (const object of migrations.values()) this.queue.add(keyOf(object));
       }),
     );
   }
@@ -228,7 +227,13 @@ export class Controller {
     if (isOlder(object.metadata?.resourceVersion, this.#written.get(key)?.resourceVersion)) return RECHECK_MS;
     const migration = readMigration(object);
     if (migration === undefined || !migration.isStatusReadable) this.#tellUnreadable(object);
-    if (migration === undefined) return undefined;
+    if (migration === undefined) {
+      // Nothing can be decided of it, and nothing be waited for: KubeVirt's migration goes with its owner.
+      const { namespace = '', name = '', uid = '', deletionTimestamp } = object.metadata ?? {};
+      if (deletionTimestamp !== undefined)
+        await this.#setFinalizers(key, { namespace, name, uid }, withoutOurs);
+      return undefined;
+    }
     // Nothing is decided before it is counted who reads the NAS already.
     this.#restored ??= this.#restorePermits();
     await this.#restored;
@@ -337,11 +342,17 @@ export class Controller {
       .filter((other) => other.metadata.uid !== ownVmim?.metadata.uid);
     const nowMs = this.#now();
     const finished = migration.deleting || isFinished(migration.status);
-    const selection = selectPolicy(
-      [...caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []),
-      vmi?.metadata.labels ?? {},
-      caches.namespaces.get(migration.namespace)?.metadata?.labels ?? {},
-    );
+    const policies = [...caches.policies.values()].flatMap((policy) => readPolicy(policy) ?? []);
+    const { policyName } = migration.status;
+    const policy =
+      vmi === undefined && policyName !== undefined
+        ? // The VM is off, and its labels with it: the policy that applied last.
+          policies.find(({ name }) => name === policyName)
+        : selectPolicy(
+            policies,
+            vmi?.metadata.labels ?? {},
+            caches.namespaces.get(migration.namespace)?.metadata?.labels ?? {},
+          )?.policy;
     const attempts = attemptsOfVm(caches.migrations, migration.namespace, migration.spec.vmiName);
     const state =
       vmi?.status.migrationState?.migrationUid === ownVmim?.metadata.uid
@@ -359,7 +370,7 @@ export class Controller {
       vmi,
       vmim: ownVmim,
       others,
-      policy: selection?.policy,
+      policy,
       volumes:
         vmi === undefined || finished
           ? { usable: [], refused: [] }
@@ -386,7 +397,12 @@ export class Controller {
   #vmimOf(migration: Migration): Vmim | undefined {
     const { vmims } = this.#options.caches;
     const { migrationName } = migration.spec;
-    if (migrationName !== undefined) return readVmim(vmims.get(`${migration.namespace}/${migrationName}`));
+    if (migrationName !== undefined) {
+      const named = readVmim(vmims.get(`${migration.namespace}/${migrationName}`));
+      const told = migration.status.migration?.uid;
+      // One that was made again under the name is another migration.
+      return told === undefined || named?.metadata.uid === told ? named : undefined;
+    }
     const owned = vmims.find(byOwner, migration.uid);
     return owned.length === 0 ? undefined : readVmim(owned[0]);
   }
@@ -532,9 +548,7 @@ export class Controller {
       case 'addFinalizer':
         return this.#setFinalizers(key, migration, (finalizers) => [...finalizers, FINALIZER]);
       case 'removeFinalizer':
-        return this.#setFinalizers(key, migration, (finalizers) =>
-          finalizers.filter((one) => one !== FINALIZER),
-        );
+        return this.#setFinalizers(key, migration, withoutOurs);
       case 'deleteMigration':
         return api.delete(resources.virtualMachineInstanceMigrations, namespace, effect.name, effect.uid);
       case 'coordinate':
@@ -568,7 +582,7 @@ export class Controller {
    */
   async #setFinalizers(
     key: string,
-    migration: Migration,
+    migration: Pick<Migration, 'namespace' | 'name' | 'uid'>,
     change: (finalizers: string[]) => string[],
   ): Promise<void> {
     const { namespace, name } = migration;
@@ -652,4 +666,8 @@ function sorted(value: unknown): unknown {
       .sort(([a], [b]) => (a < b ? -1 : 1))
       .map(([name, entry]) => [name, sorted(entry)]),
   );
+}
+
+function withoutOurs(finalizers: string[]): string[] {
+  return finalizers.filter((one) => one !== FINALIZER);
 }

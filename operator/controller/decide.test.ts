@@ -706,6 +706,28 @@ describe('an operator that died after the name was written', () => {
     expect(condition(decision, 'Complete')?.reason).toBe('MigrationDeleted');
   });
 
+  it.each([
+    ['succeeded', {}, 'Succeeded', 'Migrated', 'node-2'],
+    ['failed', { failed: true, failureReason: 'no route' }, 'Failed', 'MigrationFailed', 'no route'],
+  ] as const)('that had %s is that, although it is gone', (_what, end, phase, reason, message) => {
+    const state = { migrationUid: vmimUid, targetNode: 'node-2', completed: true, ...end };
+    const accelerated = { type: 'Accelerated', status: 'True', reason: 'Framed', message: '' } as const;
+    const status = named({
+      migration: { name: 'move-db-6f1b7a52', uid: vmimUid },
+      conditions: [{ ...accelerated, lastTransitionTime: new Date(nowMs).toISOString() }],
+    });
+    const of = (migrationState: object) =>
+      decide(snapshot({ migration: nam({}, status), vmi: vmi({ migrationState }) }));
+    const decision = of(state);
+    expect(decision.status?.phase).toBe(phase);
+    expect(condition(decision, 'Complete')?.reason).toBe(reason);
+    expect(condition(decision, 'Complete')?.message).toContain(message);
+    expect(decision.status?.result?.attempt).toBe(phase === 'Succeeded' ? 'Accelerated' : 'FailedWhileArmed');
+    // Of another migration, or not ended: nothing is known.
+    expect(of({ ...state, migrationUid: 'other' }).status?.phase).toBe('Cancelled');
+    expect(of({ ...state, completed: false }).status?.phase).toBe('Cancelled');
+  });
+
   it('knows one that it sees for another’s', () => {
     const others = [vmim('Succeeded', { uid: 'nobody-knows', name: 'other' })!];
     const facts = { migration: nam({}, named()), vmi: moved(30), others };

@@ -198,6 +198,10 @@ function decideFinished(snapshot: Snapshot): Decision {
 function decideStart(snapshot: Snapshot): Decision {
   const { migration, vmi, others, nowMs } = snapshot;
   if (migration.status.migration !== undefined && isGone(snapshot)) {
+    const state = vmi?.status.migrationState;
+    // It had ended before it was deleted, and the VM remembers how.
+    if (state?.completed === true && state.migrationUid === migration.status.migration.uid)
+      return state.failed === true ? failed(snapshot, state.failureReason) : succeeded(snapshot);
     return finish(snapshot, 'Cancelled', {
       reason: 'MigrationDeleted',
       message: `${migration.status.migration.name} was deleted; make another NasAwareMigration to migrate the VM`,
@@ -463,12 +467,7 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
     const effects: Effect[] = order === undefined ? [] : [{ type: 'coordinate', order }];
     return { status, effects, requeueAfterMs: Math.min(leftMs, 1000) };
   }
-  if (vmim.status.phase === 'Succeeded') {
-    return finish(snapshot, 'Succeeded', {
-      reason: 'Migrated',
-      message: `the VM runs on ${snapshot.targetPod?.node ?? vmi?.status.migrationState?.targetNode ?? 'its target'}`,
-    });
-  }
+  if (vmim.status.phase === 'Succeeded') return succeeded(snapshot);
   // KubeVirt writes it into both, and either may be seen first.
   const state =
     vmi?.status.migrationState?.migrationUid === vmim.metadata.uid ? vmi.status.migrationState : undefined;
@@ -482,9 +481,22 @@ function decideEnd(snapshot: Snapshot, vmim: Vmim): Decision {
       message: `${vmim.metadata.name} was cancelled; the VM runs on its source`,
     });
   }
+  return failed(snapshot, why);
+}
+
+function succeeded(snapshot: Snapshot): Decision {
+  const { targetPod, vmi } = snapshot;
+  return finish(snapshot, 'Succeeded', {
+    reason: 'Migrated',
+    message: `the VM runs on ${targetPod?.node ?? vmi?.status.migrationState?.targetNode ?? 'its target'}`,
+  });
+}
+
+function failed(snapshot: Snapshot, why: string | undefined): Decision {
+  const name = snapshot.vmim?.metadata.name ?? snapshot.migration.status.migration?.name ?? 'the migration';
   return finish(snapshot, 'Failed', {
     reason: 'MigrationFailed',
-    message: `${vmim.metadata.name} failed: ${why ?? 'see its events'}; the VM runs on its source`,
+    message: `${name} failed: ${why ?? 'see its events'}; the VM runs on its source`,
   });
 }
 
