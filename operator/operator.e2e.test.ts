@@ -4,7 +4,12 @@ import type { KubernetesObject, V1ConfigMap } from '@kubernetes/client-node';
 import { pino } from 'pino';
 import { describe, expect, it, vi } from 'vitest';
 import { tell } from '../test/cluster/suite.ts';
-import { eventually, type OperatorWorld, worldOfSuite } from '../test/control-plane/operator-world.ts';
+import {
+  eventually,
+  isListening,
+  type OperatorWorld,
+  worldOfSuite,
+} from '../test/control-plane/operator-world.ts';
 import { isNotFound } from './kubernetes/api-client.ts';
 import { resources } from './kubernetes/resources.ts';
 import { hasSidecar } from './kubevirt/launcher-pod.ts';
@@ -173,6 +178,15 @@ describe('operator on a real API server', () => {
     expect((await world.waitForPhase(where, 'Succeeded', name)).result).toMatchObject({ accelerated: true });
   });
 
+  it('records a migration whose name somebody gave to an object of their own', async () => {
+    const where = await world.shop();
+    await world.migrate(where, { vmiName: 'nobody' }, 'kubevirt-evacuation-db');
+    await world.waitForPhase(where, 'Failed', 'kubevirt-evacuation-db');
+    const vmim = await world.kubevirt.evict(where.vm);
+    const record = `kubevirt-evacuation-db-${vmim.metadata?.uid?.slice(0, 8)}`;
+    expect((await world.waitForPhase(where, 'Preparing', record)).migration?.uid).toBe(vmim.metadata?.uid);
+  });
+
   it('adopts a migration that becomes adoptable while it runs, but not again when its record was deleted', async () => {
     const where = await world.shop();
     await world.policy(where.namespace, { adoption: 'Disabled' });
@@ -256,6 +270,18 @@ describe('operator on a real API server', () => {
     expect((await world.waitForPhase(where, 'Succeeded', 'move-db', 40_000)).result).toMatchObject({
       ...{ accelerated: false, attempt: 'Plain', reason: 'OperatorStopping' },
     });
+  });
+
+  it('answers the webhook for a while after it was told to stop, and is not ready any more', async () => {
+    const { webhookPort = 0, metricsPort = 0 } = world.operator ?? {};
+    const readiness = async () => (await fetch(`http://127.0.0.1:${metricsPort}/readyz`)).status;
+    expect([await readiness(), await isListening(webhookPort)]).toEqual([200, true]);
+    const stopped = world.operator?.stop({ lingerMs: 2000 });
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    expect([await readiness(), await isListening(webhookPort)]).toEqual([503, true]);
+    await stopped;
+    expect(await isListening(webhookPort)).toBe(false);
+    await world.startOperator();
   });
 
   it('goes on through a restart of the API server in mid-migration', async () => {

@@ -142,8 +142,10 @@ export class Adoption {
       } catch (error) {
         if (!isAlreadyExists(error)) throw error;
       }
-      const there = await this.#api.get<MigrationObject>(resource, metadata.namespace, name);
-      if (isRecordOf(there, metadata)) return false;
+      const { items } = await this.#api.list<MigrationObject>(resource, metadata.namespace, {
+        fieldSelector: `metadata.name=${name}`,
+      });
+      if (items.some((there) => there.metadata?.name === name && isRecordOf(there, metadata))) return false;
     }
     return false;
   }

@@ -322,7 +322,7 @@ function isDefined(value: unknown): void {
   if (value === undefined) throw new Error('not there yet');
 }
 
-function isListening(port: number): Promise<boolean> {
+export function isListening(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(port, HOST, () => {
       socket.destroy();
