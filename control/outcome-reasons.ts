@@ -91,7 +91,7 @@ const texts = {
   },
   InjectionOff: {
     meaning: 'the operator runs without injection',
-    nextStep: 'set NASMIG_INJECTION of the operator to true',
+    nextStep: 'set injection.enabled of the chart, which is NASMIG_INJECTION of the operator, to true',
   },
   KubernetesTooOld: {
     meaning: 'native sidecars need Kubernetes 1.29',

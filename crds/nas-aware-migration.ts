@@ -59,7 +59,7 @@ export const nasAwareMigrationSpecSchema = z
       .meta({ description: 'Upper bounds; the policy of the VM may have lower ones.' })
       .optional(),
     prepareTimeout: duration(
-      'How long to wait for the index and for the sidecars before the migration is started, for example 30s. Default 0s: not at all.',
+      'How long to wait for the index and for the sidecars before the migration is started, for example 30s. When left out: not at all, but 15 s for the sidecar when acceleration is Required or the operator has just been restarted, and for a permit to read the NAS as long as it takes.',
     ).optional(),
     ttlAfterFinished: duration(
       'How long to keep this object after it finished. When left out, it is kept.',

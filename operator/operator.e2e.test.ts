@@ -1,6 +1,6 @@
 // The operator on a real API server with exactly its own rights, and sidecars that speak the control protocol over real
 // connections; KubeVirt and kubelet are played through the API, QEMU and its streams are not there.
-import type { KubernetesObject, V1ConfigMap } from '@kubernetes/client-node';
+import type { KubernetesObject, V1ConfigMap, V1MutatingWebhookConfiguration } from '@kubernetes/client-node';
 import { pino } from 'pino';
 import { describe, expect, it, vi } from 'vitest';
 import { tell } from '../test/cluster/suite.ts';
@@ -282,6 +282,32 @@ describe('operator on a real API server', () => {
     await stopped;
     expect(await isListening(webhookPort)).toBe(false);
     await world.startOperator();
+  });
+
+  it('takes the webhook out of the cluster when injection is off', async () => {
+    const webhooks = async () => {
+      const found = await world.api.get<V1MutatingWebhookConfiguration>(
+        resources.mutatingWebhooks,
+        undefined,
+        'nas-aware-migration',
+      );
+      return found.webhooks?.length ?? 0;
+    };
+    expect(await webhooks()).toBe(1);
+    await world.operator?.stop();
+    expect(await webhooks()).toBe(1);
+    const without = await Operator.start(
+      world.operatorConfig,
+      { ...world.settings, injection: false },
+      pino({ level: world.settings.logLevel }),
+    );
+    try {
+      await eventually(async () => expect(await webhooks()).toBe(0));
+    } finally {
+      await without.stop();
+      await world.startOperator();
+    }
+    await eventually(async () => expect(await webhooks()).toBe(1));
   });
 
   it('goes on through a restart of the API server in mid-migration', async () => {

@@ -23,7 +23,7 @@ import { SidecarConfiguration } from './hub/sidecar-configuration.ts';
 import { AuthorityPublisher } from './injection/authority-publisher.ts';
 import { InjectionStops } from './injection/injection-stops.ts';
 import { clusterVersionProblem } from './injection/kubernetes-version.ts';
-import { register } from './injection/registration.ts';
+import { register, unregister } from './injection/registration.ts';
 import { WebhookServer } from './injection/webhook-server.ts';
 import type { ApiAccess } from './kubernetes/api-access.ts';
 import { ApiClient } from './kubernetes/api-client.ts';
@@ -436,6 +436,8 @@ export class Operator {
 
   /** What somebody changed or deleted since. The leader alone: replicas of an earlier release have another form of it. */
   async #putBack(): Promise<void> {
+    // One that ended with its release may have registered it once more.
+    if (!this.#settings.injection) await unregister(this.#api, WEBHOOK_CONFIGURATION);
     if (this.#publisher === undefined) return;
     this.#publisher.verifyAll();
     await this.#registerWebhook();

@@ -104,7 +104,7 @@ export const alertRules: readonly AlertRule[] = [
     expr: () => 'max(nasmig_nas_permits_waiting) > 0 and max(nasmig_nas_permits_limit) > 0',
     summary: 'Migrations have waited for a permit to read the NAS for 10 minutes.',
     description:
-      '{{ $value }} migrations wait because as many as allowed read their NFS server already. A drain takes longer than it could.',
+      '{{ $value }} migrations wait because as many as allowed read their NFS server already. Migrations of a drain do not wait: they are plain meanwhile.',
   },
   {
     alert: 'NasMigrationStuck',

@@ -1,7 +1,7 @@
 // The MutatingWebhookConfiguration and the CA ConfigMap of each namespace, kept as they should be: written by server-side apply,
 // with the current CA bundle. Failure policy Ignore and a short time-out: VMs start also when we are away.
 import type { V1ConfigMap, V1MutatingWebhookConfiguration } from '@kubernetes/client-node';
-import type { ApiClient } from '../kubernetes/api-client.ts';
+import { type ApiClient, isNotFound } from '../kubernetes/api-client.ts';
 import { apiVersionOf, resources } from '../kubernetes/resources.ts';
 import { launcherLabels } from '../kubevirt/objects.ts';
 import { INJECTION_PATH } from './webhook-server.ts';
@@ -66,6 +66,15 @@ export function webhookConfiguration(options: RegistrationOptions): V1MutatingWe
 
 export async function register(api: ApiClient, options: RegistrationOptions): Promise<void> {
   await api.apply(resources.mutatingWebhooks, webhookConfiguration(options), FIELD_MANAGER);
+}
+
+/** Nobody is asked any more: what an operator with injection left would name a port on which nobody listens. */
+export async function unregister(api: ApiClient, name: string): Promise<void> {
+  try {
+    await api.mergePatch(resources.mutatingWebhooks, undefined, name, { webhooks: [] });
+  } catch (error) {
+    if (!isNotFound(error)) throw error;
+  }
 }
 
 /** The ConfigMap that injected pods mount. */

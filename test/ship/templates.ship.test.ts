@@ -124,6 +124,10 @@ describe('values', () => {
       { certManager: { enabled: true, duration: '720h', renewBefore: '720h' } },
       /renewBefore 720h is not less/,
     ],
+    ['a sidecar without room', { sidecar: { memory: '100Mi' } }, /at the least/],
+    ['an index as large as its sidecar', { sidecar: { indexMemory: '256Mi' } }, /is no part of/],
+    ['an operator without room', { resources: { limits: { memory: '128Mi' } } }, /needs 192Mi/],
+    ['a limit that is none', { resources: { limits: { memory: '1e3Mi' } } }, /memory/],
     ['a peer that is none', { networkPolicy: { metricsFrom: [{ namespace: 'x' }] } }, /metricsFrom/],
   ])('are refused: %s', async (_what, values, names) => {
     await expect(helm.template(values)).rejects.toThrow(names);
@@ -161,6 +165,17 @@ describe('operator Deployment', () => {
       limits: { memory: '512Mi' },
     });
     expect(pod?.volumes).toBeUndefined();
+  });
+
+  it('has half of its memory for what it remembers', async () => {
+    const heapWith = async (memory: string | null) =>
+      containerOf(await helm.template({ resources: { limits: { memory } } })).args?.filter((argument) =>
+        argument.startsWith('--max-old-space-size='),
+      );
+    expect(await heapWith('512Mi')).toEqual(['--max-old-space-size=256']);
+    expect(await heapWith('4Gi')).toEqual(['--max-old-space-size=2048']);
+    expect(await heapWith('2G')).toEqual(['--max-old-space-size=953']);
+    expect(await heapWith(null)).toEqual([]);
   });
 
   it('leaves its user to a cluster that chooses one', async () => {
