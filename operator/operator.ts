@@ -434,9 +434,11 @@ export class Operator {
     }
   }
 
-  /** What somebody changed or deleted since. The leader alone: replicas of an earlier release have another form of it. */
+  /**
+   * What somebody changed or deleted since. The leader alone: replicas of an earlier release have another form of it. Without injection
+   * every replica takes the webhook out: one of an earlier release may have put it back last.
+   */
   async #putBack(): Promise<void> {
-    // One that ended with its release may have registered it once more.
     if (!this.#settings.injection) await unregister(this.#api, WEBHOOK_CONFIGURATION);
     if (this.#publisher === undefined) return;
     this.#publisher.verifyAll();

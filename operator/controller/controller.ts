@@ -401,7 +401,8 @@ export class Controller {
       const named = readVmim(vmims.get(`${migration.namespace}/${migrationName}`));
       const told = migration.status.migration?.uid;
       // One that was made again under the name is another migration.
-      return told === undefined || named?.metadata.uid === told ? named : undefined;
+      if (told === undefined) return isFinished(migration.status) ? undefined : named;
+      return named?.metadata.uid === told ? named : undefined;
     }
     const owned = vmims.find(byOwner, migration.uid);
     return owned.length === 0 ? undefined : readVmim(owned[0]);

@@ -1,4 +1,4 @@
-// Plain HTTP for the cluster's own eyes: /metrics, /healthz (the process answers), /readyz (caches are filled).
+// Plain HTTP for the cluster's own eyes: /metrics, /healthz (the process answers), /readyz (caches are filled, and it is not ending).
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Registry } from 'prom-client';
@@ -18,7 +18,9 @@ export class MetricsServer {
           response.writeHead(200).end('ok');
           return;
         case '/readyz':
-          response.writeHead(isReady() ? 200 : 503).end(isReady() ? 'ok' : 'caches are not filled');
+          response
+            .writeHead(isReady() ? 200 : 503)
+            .end(isReady() ? 'ok' : 'caches are not filled, or it was told to end');
           return;
         default:
           response.writeHead(404).end();

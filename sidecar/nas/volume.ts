@@ -163,10 +163,8 @@ export async function openVolume(
   });
   // A volume that opens after its deadline is nobody's: close it. Its failure was reported as the deadline already.
   opening
-    .then(
-      (volume) => (late ? volume.close() : undefined),
-      () => undefined,
-    )
+    .then((volume) => (late ? volume.close() : undefined))
+    .catch(() => undefined)
     .then(() => (late ? onLate() : undefined));
   try {
     const volume = await Promise.race([opening, deadline]);

@@ -128,6 +128,11 @@ describe('values', () => {
     ['an index as large as its sidecar', { sidecar: { indexMemory: '256Mi' } }, /is no part of/],
     ['an operator without room', { resources: { limits: { memory: '128Mi' } } }, /needs 192Mi/],
     ['a limit that is none', { resources: { limits: { memory: '1e3Mi' } } }, /memory/],
+    [
+      'a label that the Deployment selects by',
+      { podLabels: { 'app.kubernetes.io/component': 'x' } },
+      /podLabels/,
+    ],
     ['a peer that is none', { networkPolicy: { metricsFrom: [{ namespace: 'x' }] } }, /metricsFrom/],
   ])('are refused: %s', async (_what, values, names) => {
     await expect(helm.template(values)).rejects.toThrow(names);
